@@ -1,0 +1,65 @@
+"""What a person may set for a node, from flags, environment and files (ring 1, standard library only: `run` starts with it).
+
+`NodeConfig` is the outcome: plain values, no look-ups left. It travels to the keeper and the engine as JSON over a socket.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+DEFAULT_LOGIN_SERVER: Final = "https://controlplane.tailscale.com"
+DEFAULT_TIMEOUT_S: Final = 60.0
+DEFAULT_CAPABILITY_VERSION: Final = 131
+
+
+class Secret:
+    """A text that is never printed."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text itself."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "<Secret>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeConfig:
+    """One node's settings, complete."""
+
+    name: str
+    login_server: str = DEFAULT_LOGIN_SERVER
+    auth_key: Secret | None = None
+    hostname: str = ""  # empty: the node's name
+    ephemeral: bool = False
+    advertise_tags: tuple[str, ...] = ()
+    accept_dns: bool = True
+    shields_up: bool = False
+    accept_unverified_peers: bool = False
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    capability_version: int = DEFAULT_CAPABILITY_VERSION
+    tls_roots: str = ""  # a PEM file, as SSL_CERT_FILE names it; empty: the system's
+    owner_uid: int = field(default=0)  # who may query the node besides root: sudo's caller
+
+    def to_message(self) -> dict[str, Any]:
+        """For the socket to the keeper, the secret included."""
+        return {**asdict(self), "auth_key": self.auth_key.reveal() if self.auth_key else None}
+
+    @classmethod
+    def from_message(cls, message: dict[str, Any]) -> NodeConfig:
+        """What `to_message` made; TypeError or ValueError for anything else."""
+        values = dict(message)
+        auth_key = values.pop("auth_key", None)
+        tags = tuple(str(tag) for tag in values.pop("advertise_tags", ()))
+        return cls(**values, advertise_tags=tags, auth_key=Secret(auth_key) if auth_key else None)

@@ -1,0 +1,82 @@
+"""The underlay: the one place where sockets that carry the tunnel are made (ring 1).
+
+They belong to the namespace that this process runs in, the host's; the tailnet lives in another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from typing import Final
+
+from tsns.error import RetryableError
+
+CONNECT_TIMEOUT_S: Final = 10.0
+HAPPY_EYEBALLS_DELAY_S: Final = 0.2
+STREAM_LIMIT_BYTES: Final = 256 << 10
+UDP_BUFFER_BYTES: Final = 4 << 20
+
+Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Underlay:
+    """Makes connections and sockets in the host's network."""
+
+    async def open_tcp(
+        self,
+        host: str,
+        port: int,
+        *,
+        tls: ssl.SSLContext | None = None,
+        server_hostname: str | None = None,
+        timeout_s: float = CONNECT_TIMEOUT_S,
+    ) -> Stream:
+        """Connect, over TLS where a context is given (`server_hostname` is then the name asked for, by default `host`).
+
+        RetryableError when it does not work in time; its text names host, port and reason.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                reader, writer = await asyncio.open_connection(
+                    host,
+                    port,
+                    limit=STREAM_LIMIT_BYTES,
+                    ssl=tls,
+                    server_hostname=(server_hostname or host) if tls else None,
+                    happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY_S,
+                )
+        except TimeoutError:
+            raise RetryableError(f"no connection to {host}:{port} within {timeout_s:.0f} s") from None
+        except ssl.SSLCertVerificationError as error:
+            raise RetryableError(f"{host}:{port} has no valid certificate: {error.verify_message}") from error
+        except OSError as error:
+            raise RetryableError(f"no connection to {host}:{port}: {error.strerror or error}") from error
+        sock: socket.socket = writer.get_extra_info("socket")
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        return reader, writer
+
+    async def resolve(self, host: str, port: int) -> list[tuple[int, tuple[str, int]]]:
+        """The (family, (address, port)) pairs of a host name; empty when there are none."""
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+        except OSError:
+            return []
+        return [(family, (str(address[0]), port)) for family, _, _, _, address in found]
+
+    def udp_socket(self, family: int, port: int) -> socket.socket:
+        """A non-blocking UDP socket bound to this port (0: any) of all addresses; OSError where the family is missing."""
+        sock = socket.socket(family, socket.SOCK_DGRAM)
+        try:
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+                sock.setsockopt(socket.SOL_SOCKET, option, UDP_BUFFER_BYTES)
+            sock.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", port))
+            sock.setblocking(False)
+        except OSError:
+            sock.close()
+            raise
+        return sock
