@@ -60,7 +60,7 @@ class Identity:
         )
 
     def with_node_key(self, key: NodePrivate) -> Identity:
-        """This identity after control accepted another node key; the present one becomes the old one."""
+        """Become who control knows by another node key; the present key is kept as the old one."""
         if key == self.node_key:
             return self
         return replace(self, node_key=key, old_node_key=self.node_key)

@@ -1,0 +1,1 @@
+"""How something gets into a node's namespace (ring 2)."""

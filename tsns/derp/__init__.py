@@ -1,0 +1,1 @@
+"""DERP: packets by relay."""

@@ -1,0 +1,1 @@
+"""The packet filter (ring 0)."""

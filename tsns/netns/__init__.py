@@ -1,0 +1,1 @@
+"""Linux plumbing: namespaces, TUN, routes, mounts, sockets of the underlay (ring 1)."""

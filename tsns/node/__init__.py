@@ -1,0 +1,1 @@
+"""One node: its processes, its sockets, its readiness (ring 1)."""

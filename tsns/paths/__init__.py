@@ -1,0 +1,1 @@
+"""Paths to peers: STUN, latencies, the home region (ring 0)."""

@@ -1,0 +1,1 @@
+"""Wire types, addresses and IP packets (ring 0)."""

@@ -1,0 +1,1 @@
+"""WireGuard: handshakes, sessions, peers, and the pump between TUN and network."""
