@@ -25,6 +25,8 @@ DEFAULT_DERP_PORT: Final = 443
 DEFAULT_STUN_PORT: Final = 3478
 LOGOUT_EXPIRY: Final = "1970-01-01T00:02:03Z"  # "expire this key now", as Go's client says it
 
+NULL: Final = Raw(b"null")  # a Raw member that is not there: msgspec knows no optional Raw
+
 T = TypeVar("T")
 
 
@@ -93,7 +95,7 @@ class Node(Wire):
     endpoints: list[str] | None = None
     derp: str | None = field(default=None, name="DERP")  # legacy: "127.3.3.40:REGION"
     home_derp: int | None = field(default=None, name="HomeDERP")
-    hostinfo: Raw | None = None  # large, and seldom read: `decode_hostinfo`
+    hostinfo: Raw = NULL  # large, and seldom read: `decode_hostinfo`
     created: str | None = None
     cap: int | None = None
     tags: list[str] | None = None
@@ -417,7 +419,7 @@ def encode(value: Wire) -> bytes:
 
 def decode_hostinfo(node: Node) -> Hostinfo:
     """A node's Hostinfo, an empty one where it has none that can be read."""
-    if node.hostinfo is None:
+    if node.hostinfo == NULL:
         return Hostinfo()
     try:
         return decode(bytes(node.hostinfo), Hostinfo)
