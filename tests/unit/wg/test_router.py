@@ -1,0 +1,311 @@
+"""Two routers and what passes between them: paths, filters, TSMP, and datagrams that are not WireGuard's."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.wg.shuttle import (
+    A_ADDRESS,
+    A_ADDRESS6,
+    A_TO_B,
+    B_ADDRESS,
+    B_ADDRESS6,
+    B_TO_A,
+    entropy,
+    udp,
+)
+from tsns.filter.packet_filter import Drop as FilterDrop
+from tsns.filter.packet_filter import PacketFilter as RealFilter
+from tsns.keys import NodePrivate, NodePublic
+from tsns.proto.addresses import Prefix
+from tsns.proto.packets import RejectReason, build, tsmp_disco_key
+from tsns.proto.types import FilterRule
+from tsns.wg.counters import Drop
+from tsns.wg.device import Device, SessionUp
+from tsns.wg.endpoints import DerpPath, UdpPath
+from tsns.wg.router import (
+    DISCO,
+    DISCO_MAGIC,
+    FILTERED_IN,
+    FILTERED_OUT,
+    NO_PATH,
+    TSMP_UNKNOWN,
+    Output,
+    PacketFilter,
+    Pong,
+    Rejected,
+    Router,
+    SendDerp,
+    SendUdp,
+    StunReply,
+    WriteTun,
+)
+
+STRANGER = ("198.51.100.1", 4242)
+TOKEN = b"8 bytes!"
+STUN_INDICATION = bytes.fromhex("001100142112a442") + bytes(32)
+STUN_RESPONSE = bytes.fromhex("0101000c2112a442") + bytes(24)
+
+
+def syn(source: bytes, destination: bytes, port: int = 80) -> bytes:
+    """The first packet of a TCP connection."""
+    return build(6, source, destination, struct.pack(">HHIIBBHHH", 40_000, port, 1, 0, 0x50, 0x02, 1000, 0, 0))
+
+
+class OpenFilter:
+    """Lets everything pass but what it is told to refuse."""
+
+    def __init__(self) -> None:
+        self.refused_in: set[bytes] = set()
+        self.refused_out: set[bytes] = set()
+        self.judged_jailed: list[tuple[str, bool]] = []
+
+    def inbound(self, data: bytes, *, jailed: bool) -> FilterDrop | None:
+        self.judged_jailed.append(("in", jailed))
+        return FilterDrop.NO_RULE if data in self.refused_in else None
+
+    def outbound(self, data: bytes, *, jailed: bool) -> FilterDrop | None:
+        self.judged_jailed.append(("out", jailed))
+        return FilterDrop.MALFORMED if data in self.refused_out else None
+
+
+class Node:
+    """A router with a name, a key, an address, and what its host got."""
+
+    def __init__(self, seed: int, packet_filter: PacketFilter) -> None:
+        self.key = NodePrivate.generate(entropy(seed)(32))
+        self.address = (f"192.0.2.{seed}", 41641)
+        self.device = Device(self.key, entropy(10 + seed), wall_clock=lambda: 1_700_000_000.0)
+        self.router = Router(self.device, packet_filter)
+        self.written: list[bytes] = []
+        self.events: list[Output] = []
+        self.sent: list[Output] = []
+
+
+class Pair:
+    """Two nodes; datagrams arrive at once, by UDP from their address and by DERP with their key."""
+
+    def __init__(self, a_filter: PacketFilter | None = None, b_filter: PacketFilter | None = None) -> None:
+        self.a, self.b = Node(1, a_filter or OpenFilter()), Node(2, b_filter or OpenFilter())
+        self.a.device.set_peer(self.b.key.public, [Prefix(B_ADDRESS, 32), Prefix(B_ADDRESS6, 128)])
+        self.b.device.set_peer(self.a.key.public, [Prefix(A_ADDRESS, 32), Prefix(A_ADDRESS6, 128)])
+        self.a.router.set_path(self.b.key.public, DerpPath(7))
+        self.b.router.set_path(self.a.key.public, DerpPath(7))
+        self.now = 0.0
+
+    def do(self, node: Node, outputs: Iterable[Output]) -> None:
+        other = self.b if node is self.a else self.a
+        for output in outputs:
+            match output:
+                case WriteTun(packets):
+                    node.written += packets
+                case SendDerp(region, peer, datagrams):
+                    assert peer == other.key.public
+                    node.sent.append(output)
+                    frames = [(node.key.public, datagram) for datagram in datagrams]
+                    self.do(other, other.router.inbound_derp(region, frames, self.now))
+                case SendUdp(address, datagrams):
+                    assert address == other.address
+                    node.sent.append(output)
+                    self.do(other, other.router.inbound_udp([(each, node.address) for each in datagrams], self.now))
+                case _:
+                    node.events.append(output)
+
+    def send(self, node: Node, *packets: bytes) -> None:
+        self.do(node, node.router.outbound(packets, self.now))
+
+    def ping(self) -> None:
+        self.do(self.a, self.a.router.ping(self.b.key.public, A_ADDRESS, B_ADDRESS, TOKEN, self.now))
+
+
+def test_by_relay_both_ways() -> None:
+    pair = Pair()
+    pair.send(pair.a, A_TO_B)
+    pair.send(pair.b, B_TO_A, B_TO_A)
+    assert pair.b.written == [A_TO_B]
+    assert pair.a.written == [B_TO_A, B_TO_A]
+    assert {(output.region, output.peer) for output in pair.a.sent if isinstance(output, SendDerp)} == {
+        (7, pair.b.key.public)
+    }
+    assert pair.a.events == [SessionUp(pair.b.key.public)]
+    assert pair.b.events == [SessionUp(pair.a.key.public)]
+
+
+def test_each_way_has_a_path_of_its_own() -> None:
+    pair = Pair()
+    pair.a.router.set_path(pair.b.key.public, UdpPath(pair.b.address))
+    assert pair.a.router.path(pair.b.key.public) == UdpPath(pair.b.address)
+    pair.send(pair.a, A_TO_B)
+    pair.send(pair.b, B_TO_A)
+    assert (pair.a.written, pair.b.written) == ([B_TO_A], [A_TO_B])
+    assert all(isinstance(output, SendUdp) for output in pair.a.sent)
+    assert all(isinstance(output, SendDerp) for output in pair.b.sent)  # whatever came by UDP
+
+
+def test_without_a_path_packets_are_counted_and_found_later() -> None:
+    pair = Pair()
+    pair.a.router.set_path(pair.b.key.public, None)
+    pair.send(pair.a, A_TO_B)
+    assert pair.a.sent == []
+    assert pair.a.router.counters[NO_PATH] == 1
+    pair.a.router.set_path(pair.b.key.public, DerpPath(7))
+    deadline = pair.a.router.deadline()
+    assert deadline is not None
+    pair.now = deadline
+    pair.do(pair.a, pair.a.router.tick(deadline))
+    assert pair.b.written == [A_TO_B]
+
+
+def test_the_filter_judges_both_ways() -> None:
+    a_filter, b_filter = OpenFilter(), OpenFilter()
+    pair = Pair(a_filter, b_filter)
+    refused_out, refused_in = udp(A_ADDRESS, B_ADDRESS, b"no!"), udp(A_ADDRESS, B_ADDRESS, b"not you")
+    a_filter.refused_out.add(refused_out)
+    b_filter.refused_in.add(refused_in)
+    pair.send(pair.a, refused_out, A_TO_B, refused_in)
+    assert pair.b.written == [A_TO_B]
+    assert pair.a.router.counters[f"{FILTERED_OUT}{FilterDrop.MALFORMED}"] == 1
+    assert pair.b.router.counters[f"{FILTERED_IN}{FilterDrop.NO_RULE}"] == 1
+
+
+def test_nothing_passes_before_the_first_rules() -> None:
+    pair = Pair(None, RealFilter())
+    pair.send(pair.a, A_TO_B)
+    pair.ping()
+    pair.send(pair.b, B_TO_A)
+    assert pair.b.written == pair.a.written == []
+    assert not [event for event in pair.a.events if isinstance(event, Pong)]
+
+
+def with_rules(*local: bytes) -> RealFilter:
+    real = RealFilter()
+    real.update(
+        list[FilterRule](),
+        [Prefix(each, 8 * len(each)) for each in local],
+        shields_up=False,
+        capability_holders=lambda name: [],
+    )
+    return real
+
+
+def test_a_refused_connection_is_told_to_who_began_it() -> None:
+    pair = Pair(with_rules(A_ADDRESS), with_rules(B_ADDRESS, B_ADDRESS6))
+    pair.send(pair.a, syn(A_ADDRESS, B_ADDRESS))
+    [rejected] = [event for event in pair.a.events if isinstance(event, Rejected)]
+    assert rejected.peer == pair.b.key.public
+    reject = rejected.reject
+    assert (reject.source, reject.destination, reject.destination_port) == (A_ADDRESS, B_ADDRESS, 80)
+    assert reject.reason == RejectReason.ACL
+    assert pair.a.written == pair.b.written == []
+    pair.a.events.clear()
+    pair.send(pair.a, syn(A_ADDRESS6, B_ADDRESS6))  # Tailscale tells it on IPv4 only
+    assert pair.a.events == []
+
+
+def test_a_ping_is_answered_below_the_host() -> None:
+    pair = Pair(with_rules(A_ADDRESS), with_rules(B_ADDRESS))
+    pair.ping()
+    assert pair.a.events == [SessionUp(pair.b.key.public), Pong(pair.b.key.public, TOKEN)]
+    assert pair.a.written == pair.b.written == []
+
+
+def test_tsmp_never_reaches_the_host() -> None:
+    pair = Pair()
+    garbage = build(99, A_ADDRESS, B_ADDRESS, b"?nothing")
+    key = tsmp_disco_key(A_ADDRESS, B_ADDRESS, b"\x07" * 32)
+    pair.do(pair.a, send_to(pair, garbage, key))
+    assert pair.b.written == []
+    assert pair.b.router.counters[TSMP_UNKNOWN] == 2
+
+
+def send_to(pair: Pair, *packets: bytes) -> list[Output]:
+    """Send from a to b below a's filter."""
+    out: list[Output] = []
+    pair.a.router._route(pair.a.device.send_to(pair.b.key.public, packets, pair.now), pair.now, out)
+    return out
+
+
+def test_jailed_peers_are_judged_as_such() -> None:
+    packet_filter = OpenFilter()
+    pair = Pair(packet_filter)
+    pair.send(pair.a, A_TO_B)
+    pair.a.router.set_jailed([pair.b.key.public])
+    pair.send(pair.a, A_TO_B)
+    pair.send(pair.b, B_TO_A)
+    pair.a.router.set_jailed([])
+    pair.send(pair.b, B_TO_A)
+    assert packet_filter.judged_jailed == [("out", False), ("out", True), ("in", True), ("in", False)]
+
+
+def test_what_is_not_wireguard_is_told_apart() -> None:
+    pair = Pair()
+    disco = DISCO_MAGIC + bytes(60)
+    outputs = pair.a.router.inbound_udp(
+        [(STUN_RESPONSE, STRANGER), (disco, STRANGER), (STUN_INDICATION, STRANGER)], 0.0
+    )
+    assert outputs == [StunReply(STUN_RESPONSE, STRANGER)]
+    assert pair.a.router.counters.snapshot() == {DISCO: 1, Drop.MALFORMED: 1}
+    frames = [(pair.b.key.public, disco), (pair.b.key.public, STUN_RESPONSE)]
+    assert pair.a.router.inbound_derp(7, frames, 0.0) == []  # a relay carries no STUN
+    assert pair.a.router.counters.snapshot() == {DISCO: 2, Drop.MALFORMED: 2}
+
+
+def test_what_stands_between_does_not_change_the_order() -> None:
+    pair = Pair()
+    pair.send(pair.a, A_TO_B)
+    packets = [udp(A_ADDRESS, B_ADDRESS, bytes((number,))) for number in range(4)]
+    [sent] = pair.a.router.outbound(packets, 0.0)
+    assert isinstance(sent, SendDerp)
+    mixed = [
+        (datagram, address)
+        for datagram, address in zip(sent.datagrams, [STRANGER, STRANGER, pair.a.address, STRANGER], strict=True)
+    ]
+    mixed[1:1] = [(DISCO_MAGIC + bytes(60), STRANGER), (STUN_RESPONSE, STRANGER), (b"", STRANGER)]
+    pair.do(pair.b, pair.b.router.inbound_udp(mixed, 0.0))
+    assert pair.b.written == [A_TO_B, *packets]
+
+
+def test_a_cookie_goes_back_to_where_the_message_came_from() -> None:
+    pair = Pair()
+    pair.a.router.set_path(pair.b.key.public, UdpPath(pair.b.address))
+    [initiation] = pair.a.router.outbound([A_TO_B], 0.0)
+    assert isinstance(initiation, SendUdp)
+    [message] = initiation.datagrams
+    pair.b.router.inbound_udp([(message, STRANGER)] * 127, 0.0)
+    [reply] = pair.b.router.inbound_udp([(message, STRANGER)], 0.0)
+    assert isinstance(reply, SendUdp)
+    assert reply.address == STRANGER
+    [reply] = pair.b.router.inbound_derp(3, [(pair.a.key.public, message)], 0.0)
+    assert isinstance(reply, SendDerp)
+    assert (reply.region, reply.peer) == (3, pair.a.key.public)
+
+
+def test_a_relay_is_not_believed_about_senders() -> None:
+    pair = Pair()
+    pair.send(pair.a, A_TO_B)
+    [sent] = pair.a.router.outbound([A_TO_B], 0.0)
+    assert isinstance(sent, SendDerp)
+    liar = NodePublic(b"\x09" * 32)
+    pair.do(
+        pair.b,
+        pair.b.router.inbound_derp(7, [(liar, sent.datagrams[0]), (pair.a.key.public, b"\4\0\0\0" + bytes(40))], 0.0),
+    )
+    assert pair.b.written == [A_TO_B, A_TO_B]  # it is a's packet, whoever brings it
+    assert pair.b.router.counters[Drop.UNKNOWN_INDEX] == 1
+
+
+@pytest.mark.parametrize("way", ["udp", "derp"])
+@given(data=st.lists(st.binary(max_size=100) | st.binary(max_size=60).map(lambda rest: DISCO_MAGIC + rest), max_size=4))
+def test_no_bytes_of_a_stranger_raise(way: str, data: list[bytes]) -> None:
+    pair = Pair(RealFilter())
+    if way == "udp":
+        pair.a.router.inbound_udp([(each, STRANGER) for each in data], 0.0)
+    else:
+        pair.a.router.inbound_derp(1, [(pair.b.key.public, each) for each in data], 0.0)
+    pair.a.router.outbound(data, 0.0)
+    assert pair.a.written == []

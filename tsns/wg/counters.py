@@ -1,0 +1,55 @@
+"""Counted reasons: what became of packets that went no further (ring 0)."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+
+
+class Drop(enum.StrEnum):
+    """Why the tunnel let a packet or message go."""
+
+    NO_PEER = "no peer for the destination"
+    BAD_PEER_KEY = "peer key of low order"
+    STAGED_FULL = "queue before the session full"
+    STAGED_TOO_LONG = "waited too long for a session"
+    STAGED_GIVEN_UP = "no session came about"
+    MALFORMED = "not a WireGuard message"
+    WRONG_MAC1 = "mac1 not for our key"
+    UNDER_LOAD = "answered with a cookie"
+    RATE_LIMITED = "source over its handshake rate"
+    UNKNOWN_SENDER = "initiation of a stranger"
+    BAD_HANDSHAKE = "handshake not authentic"
+    REPLAYED_INITIATION = "initiation not newer than the last"
+    INITIATION_TOO_SOON = "initiations in too quick succession"
+    SUPERSEDED_RESPONSE = "response to an initiation that was repeated"
+    UNKNOWN_INDEX = "no session or handshake of this index"
+    BAD_COOKIE_REPLY = "cookie reply not authentic"
+    SESSION_EXPIRED = "session too old"
+    REPLAYED = "counter seen before or too old"
+    NOT_AUTHENTIC = "packet not authentic"
+    BAD_INNER_PACKET = "inner packet malformed"
+    SOURCE_NOT_ALLOWED = "inner source not the sender's"
+
+
+class Counters:
+    """How often each reason came up; reasons are texts, `Drop` or others."""
+
+    __slots__ = ("_counts",)
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def add(self, reason: str, count: int = 1) -> None:
+        """Count it."""
+        self._counts[reason] = self._counts.get(reason, 0) + count
+
+    def __getitem__(self, reason: str) -> int:
+        return self._counts.get(reason, 0)
+
+    def snapshot(self) -> Mapping[str, int]:
+        """A copy: every reason that came up at all, as plain text."""
+        return {str(reason): count for reason, count in self._counts.items()}
+
+    def __repr__(self) -> str:
+        return f"Counters({dict(self.snapshot())})"

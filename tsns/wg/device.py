@@ -1,0 +1,407 @@
+"""All peers of a node as one WireGuard device (ring 0: packets, datagrams and times in; outputs and a deadline out).
+
+Source: WireGuard paper 5 and 6. What comes is told apart by its first byte:
+
+    initiation --> mac1 --> load, mac2, rate --> whose? --> Tunnel.receive_initiation --> Transmit the response
+    response   --> mac1 --> load, mac2, rate --> index  --> Tunnel.receive_response   --> Transmit, SessionUp
+    cookie     --> index --> Tunnel.receive_cookie
+    transport  --> index --> Tunnel.receive --> inner source allowed for this peer? --> Deliver
+
+Nothing that comes raises; what goes no further is counted in `counters`. Random bytes, wall clock and times are the
+caller's.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Final
+
+from tsns.keys import NodePrivate, NodePublic
+from tsns.proto.addresses import Prefix
+from tsns.proto.packets import destination, source, trimmed
+from tsns.wg.allowed_ips import AllowedIPs
+from tsns.wg.cookie import CookieGuard, LoadGauge, SourceLimiter
+from tsns.wg.counters import Counters, Drop
+from tsns.wg.endpoints import Source
+from tsns.wg.handshake import NO_PRESHARED_KEY, OwnKey, open_initiation
+from tsns.wg.indices import IndexTable
+from tsns.wg.messages import (
+    COOKIE_REPLY_BYTES,
+    COOKIE_REPLY_HEAD,
+    INITIATION_BYTES,
+    INITIATION_HEAD,
+    MACS_BYTES,
+    MIN_TRANSPORT_BYTES,
+    RESPONSE_BYTES,
+    RESPONSE_HEAD,
+    TRANSPORT_HEAD,
+)
+from tsns.wg.peer import Peer, PeerStatistics
+from tsns.wg.session import Session
+from tsns.wg.staging import StagedTotal
+from tsns.wg.tunnel import Effects, Tunnel
+
+log = logging.getLogger(__name__)
+
+DEFAULT_MTU: Final = 1280  # of the TUN: padding never goes beyond it
+
+
+@dataclass(frozen=True, slots=True)
+class Transmit:
+    """Send these datagrams to the peer, in their order, by whatever path leads there."""
+
+    peer: NodePublic
+    datagrams: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Send this datagram to where something came from (a cookie reply: whose it is nobody knows yet)."""
+
+    source: Source
+    datagram: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """These IP packets came from the peer, and their sources are its own."""
+
+    peer: NodePublic
+    packets: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionUp:
+    """There are new keys with this peer that both sides have."""
+
+    peer: NodePublic
+
+
+Output = Transmit | Reply | Deliver | SessionUp
+
+_NOTHING: Final = PeerStatistics(0, 0, None)
+
+
+class Device:
+    """A WireGuard device.
+
+    `random(n)` gives n bytes fit for keys. `wall_clock()` is the Unix time for time stamps, which must not go back from
+    one run of the program to the next; within a run the device sees to that itself. `mtu` is the TUN's.
+    """
+
+    def __init__(
+        self,
+        private: NodePrivate,
+        random: Callable[[int], bytes],
+        *,
+        wall_clock: Callable[[], float],
+        mtu: int = DEFAULT_MTU,
+    ) -> None:
+        self.random = random
+        self.wall_clock = wall_clock
+        self.mtu = mtu
+        self.counters = Counters()
+        self.staged_total = StagedTotal()
+        self.indices = IndexTable(random)
+        self.own = OwnKey(private)
+        self._guard = CookieGuard(self.own.public, random)
+        self._load = LoadGauge()
+        self._limiter = SourceLimiter()
+        self._peers: dict[NodePublic, Peer] = {}
+        self._allowed: AllowedIPs[Peer] = AllowedIPs()
+        self._last_stamp_removed = 0  # the greatest time stamp sent to peers that were removed: they may come back
+        self._agenda: list[tuple[float, int, Tunnel]] = []  # a heap; an entry counts if its tunnel is still due then
+        self._agenda_entries = 0
+
+    # --- configuration ---------------------------------------------------------------------------------------------
+
+    def set_peer(self, key: NodePublic, allowed: Sequence[Prefix], *, preshared: bytes = NO_PRESHARED_KEY) -> None:
+        """Add or change a peer. Its session stays, as do those of all others; a prefix that another peer had moves to
+        this one.
+
+        A changed preshared key (32 bytes) counts from the next handshake on.
+        """
+        peer = self._peers.get(key)
+        if peer is None:
+            peer = self._peers[key] = Peer(key)
+            peer.last_stamp = self._last_stamp_removed
+        else:
+            self._allowed.remove(peer.allowed, peer)
+        peer.allowed = tuple(allowed)
+        self._allowed.add(peer.allowed, peer)
+        if peer.preshared != preshared:
+            peer.preshared = preshared
+            if peer.tunnel is not None:
+                peer.tunnel.set_preshared()
+
+    def remove_peer(self, key: NodePublic) -> None:
+        """Forget a peer, its session and what waits for it; nothing happens where there is none."""
+        peer = self._peers.pop(key, None)
+        if peer is not None:
+            self._allowed.remove(peer.allowed, peer)
+            self._last_stamp_removed = max(self._last_stamp_removed, peer.last_stamp)
+            self._end(peer)
+
+    def reset_peer(self, key: NodePublic) -> None:
+        """End the session with a peer whose process has begun anew and lost it: the next packet asks for a new one."""
+        peer = self._peers.get(key)
+        if peer is not None:
+            self._end(peer)
+
+    def set_private_key(self, key: NodePrivate) -> None:
+        """Become somebody else: all sessions end, the peers stay known."""
+        for peer in self._peers.values():
+            self._end(peer)
+            peer.is_usable = True
+        self.own = OwnKey(key)
+        self._guard = CookieGuard(self.own.public, self.random)
+
+    def peers(self) -> Iterable[NodePublic]:
+        """All that are known."""
+        return self._peers.keys()
+
+    def peer_for(self, address: bytes) -> NodePublic | None:
+        """The peer that packets to this packed address go to; None where there is none."""
+        peer = self._allowed.lookup(address)
+        return None if peer is None else peer.key
+
+    def peer_of(self, packet: bytes) -> NodePublic | None:
+        """The peer that this IP packet goes to; None where there is none."""
+        address = destination(packet)
+        return None if address is None else self.peer_for(address)
+
+    def statistics(self, key: NodePublic) -> PeerStatistics:
+        """What was exchanged with this peer."""
+        peer = self._peers.get(key)
+        return _NOTHING if peer is None else peer.statistics()
+
+    # --- sending ---------------------------------------------------------------------------------------------------
+
+    def send(self, packets: Iterable[bytes], now: float) -> list[Output]:
+        """Send IP packets to the peers that their destinations belong to."""
+        trains: dict[Peer, list[bytes]] = {}
+        lookup = self._allowed.lookup
+        last_address: bytes | None = None
+        train: list[bytes] | None = None
+        for packet in packets:
+            address = destination(packet)
+            if address != last_address:
+                last_address = address
+                peer = None if address is None else lookup(address)
+                train = None if peer is None else trains.setdefault(peer, [])
+            if train is None:
+                self.counters.add(Drop.NO_PEER)
+            else:
+                train.append(packet)
+        out: list[Output] = []
+        for peer, train in trains.items():
+            self._send(peer, train, now, out)
+        return out
+
+    def send_to(self, key: NodePublic, packets: Sequence[bytes], now: float) -> list[Output]:
+        """Send IP packets to this peer, whatever their destinations."""
+        out: list[Output] = []
+        peer = self._peers.get(key)
+        if peer is None:
+            self.counters.add(Drop.NO_PEER, len(packets))
+        elif packets:
+            self._send(peer, packets, now, out)
+        return out
+
+    def _send(self, peer: Peer, packets: Sequence[bytes], now: float, out: list[Output]) -> None:
+        tunnel = self._tunnel(peer, now)
+        if tunnel is None:
+            self.counters.add(Drop.BAD_PEER_KEY, len(packets))
+            return
+        effects = Effects()
+        tunnel.send(packets, now, effects)
+        self._finish(tunnel, effects, out)
+
+    # --- receiving -------------------------------------------------------------------------------------------------
+
+    def receive(self, datagrams: Iterable[bytes], source: Source, now: float) -> list[Output]:
+        """Take what came from one source, in its order."""
+        out: list[Output] = []
+        sessions = self.indices.sessions
+        run: list[bytes] = []
+        run_session: Session | None = None
+        for datagram in datagrams:
+            if datagram[:4] == TRANSPORT_HEAD and len(datagram) >= MIN_TRANSPORT_BYTES:
+                session = sessions.get(datagram[4:8])
+                if session is not run_session:
+                    if run_session is not None:
+                        self._receive_transport(run_session, run, now, out)
+                        run = []
+                    run_session = session
+                if session is None:
+                    self.counters.add(Drop.UNKNOWN_INDEX)
+                else:
+                    run.append(datagram)
+                continue
+            if run_session is not None:
+                self._receive_transport(run_session, run, now, out)
+                run, run_session = [], None
+            self._receive_handshake(datagram, source, now, out)
+        if run_session is not None:
+            self._receive_transport(run_session, run, now, out)
+        return out
+
+    def _receive_transport(self, session: Session, messages: Sequence[bytes], now: float, out: list[Output]) -> None:
+        tunnel, effects = session.tunnel, Effects()
+        packets = tunnel.receive(session, messages, now, effects)
+        self._finish(tunnel, effects, out)
+        if packets:
+            peer = tunnel.peer
+            accepted = self._checked(peer, packets)
+            if accepted:
+                out.append(Deliver(peer.key, accepted))
+
+    def _checked(self, peer: Peer, packets: Iterable[bytes]) -> list[bytes]:
+        """The packets without their padding, if their sources belong to the peer that sent them."""
+        accepted = []
+        lookup = self._allowed.lookup
+        last_address: bytes | None = None
+        for padded in packets:
+            packet = trimmed(padded)
+            address = None if packet is None else source(packet)
+            if packet is None or address is None:
+                self.counters.add(Drop.BAD_INNER_PACKET)
+                continue
+            if address != last_address:
+                if lookup(address) is not peer:
+                    self.counters.add(Drop.SOURCE_NOT_ALLOWED)
+                    continue
+                last_address = address
+            accepted.append(packet)
+        return accepted
+
+    def _receive_handshake(self, datagram: bytes, source: Source, now: float, out: list[Output]) -> None:
+        head, size = datagram[:4], len(datagram)
+        if head == INITIATION_HEAD and size == INITIATION_BYTES:
+            if self._admits(datagram, source, now, out):
+                self._receive_initiation(datagram, now, out)
+        elif head == RESPONSE_HEAD and size == RESPONSE_BYTES:
+            if self._admits(datagram, source, now, out):
+                self._receive_response(datagram, now, out)
+        elif head == COOKIE_REPLY_HEAD and size == COOKIE_REPLY_BYTES:
+            self._receive_cookie(datagram, now)
+        else:
+            self.counters.add(Drop.MALFORMED)
+
+    def _admits(self, message: bytes, source: Source, now: float, out: list[Output]) -> bool:
+        """Whether this message is worth the arithmetic of a handshake."""
+        if not self._guard.knows_us(message):
+            self.counters.add(Drop.WRONG_MAC1)
+            return False
+        if not self._load.count(now):
+            return True
+        if not self._guard.lives_there(message, source.identity, now):
+            self.counters.add(Drop.UNDER_LOAD)
+            out.append(Reply(source, self._guard.reply(message, source.identity, now)))
+            return False
+        if not self._limiter.allow(source.host, now):
+            self.counters.add(Drop.RATE_LIMITED)
+            return False
+        return True
+
+    def _receive_initiation(self, message: bytes, now: float, out: list[Output]) -> None:
+        incoming = open_initiation(self.own, message[:-MACS_BYTES])
+        if incoming is None:
+            self.counters.add(Drop.BAD_HANDSHAKE)
+            return
+        peer = self._peers.get(NodePublic(incoming.static))
+        tunnel = None if peer is None else self._tunnel(peer, now)
+        if tunnel is None:
+            self.counters.add(Drop.UNKNOWN_SENDER)
+            return
+        effects = Effects()
+        tunnel.receive_initiation(incoming, now, effects)
+        self._finish(tunnel, effects, out)
+
+    def _receive_response(self, message: bytes, now: float, out: list[Output]) -> None:
+        found = self.indices.pending.get(message[8:12])
+        if found is None:
+            self.counters.add(Drop.UNKNOWN_INDEX)
+            return
+        tunnel, pending = found
+        effects = Effects()
+        tunnel.receive_response(pending, message, now, effects)
+        self._finish(tunnel, effects, out)
+
+    def _receive_cookie(self, message: bytes, now: float) -> None:
+        index = message[4:8]
+        found = self.indices.pending.get(index)
+        session = self.indices.sessions.get(index)
+        if found is not None:
+            found[0].receive_cookie(message, now)
+        elif session is not None:
+            session.tunnel.receive_cookie(message, now)
+        else:
+            self.counters.add(Drop.UNKNOWN_INDEX)
+
+    # --- time ------------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> list[Output]:
+        """Let time pass."""
+        due: list[Tunnel] = []
+        while self._agenda and self._agenda[0][0] <= now:
+            at, _, tunnel = heapq.heappop(self._agenda)
+            if tunnel.scheduled_at == at:
+                tunnel.scheduled_at = inf
+                due.append(tunnel)
+        out: list[Output] = []
+        for tunnel in due:
+            effects = Effects()
+            if not tunnel.tick(now, effects):
+                tunnel.peer.tunnel = None
+            self._finish(tunnel, effects, out)
+        return out
+
+    def deadline(self) -> float | None:
+        """When `tick` is due at the latest; None when nothing is. It may be early, and never is late."""
+        agenda = self._agenda
+        while agenda and agenda[0][2].scheduled_at != agenda[0][0]:
+            heapq.heappop(agenda)
+        return agenda[0][0] if agenda else None
+
+    def _schedule(self, tunnel: Tunnel) -> None:
+        """See to it that the tunnel is called in time.
+
+        Timers that move away, as most do with every packet, cost nothing: the old entry wakes the tunnel too early and
+        is put right then.
+        """
+        at = tunnel.deadline()
+        if at < tunnel.scheduled_at:
+            tunnel.scheduled_at = at
+            self._agenda_entries += 1
+            heapq.heappush(self._agenda, (at, self._agenda_entries, tunnel))
+
+    # --- peers in use ----------------------------------------------------------------------------------------------
+
+    def _tunnel(self, peer: Peer, now: float) -> Tunnel | None:
+        """The peer's tunnel, made now if need be; None where its key is of low order."""
+        if peer.tunnel is None and peer.is_usable:
+            try:
+                peer.tunnel = Tunnel(peer, self, now)
+            except ValueError:
+                log.warning("%s: this peer's key is worthless, nothing is sent to it", peer.key.short)
+                peer.is_usable = False
+        return peer.tunnel
+
+    def _end(self, peer: Peer) -> None:
+        if peer.tunnel is not None:
+            peer.tunnel.erase()
+            peer.tunnel.scheduled_at = inf
+            peer.tunnel = None
+
+    def _finish(self, tunnel: Tunnel, effects: Effects, out: list[Output]) -> None:
+        if effects.session_up:
+            out.append(SessionUp(tunnel.peer.key))
+        if effects.datagrams:
+            out.append(Transmit(tunnel.peer.key, effects.datagrams))
+        if tunnel.peer.tunnel is tunnel:
+            self._schedule(tunnel)

@@ -1,0 +1,236 @@
+"""The pump between TUN, UDP sockets and router (ring 1).
+
+Plain synchronous code that the event loop calls when a descriptor is readable: no task, no future and no callback for a
+packet. A wake-up reads a bounded number of packets, hands them to the router as one list and sends what comes of it;
+what is left wakes us again. One timer serves all deadlines. DERP goes through a function of its owner, who pauses the
+reading of the TUN while its queues are full: packets then wait in the kernel's queue, and programs slow down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from tsns.keys import NodePublic
+from tsns.wg.device import SessionUp
+from tsns.wg.router import (
+    Output,
+    Pong,
+    Rejected,
+    Router,
+    SendDerp,
+    SendUdp,
+    StunReply,
+    WriteTun,
+)
+
+log = logging.getLogger(__name__)
+
+TUN_PACKETS_PER_WAKE_UP: Final = 32
+UDP_DATAGRAMS_PER_WAKE_UP: Final = 32
+READ_BYTES: Final = 2048  # above any inner MTU of ours, and any datagram that carries one packet of it
+MIN_TIMER_DELAY_S: Final = 0.001
+
+TUN_WRITE_DOWN: Final = "TUN is down"
+TUN_WRITE_FULL: Final = "TUN queue full"
+TUN_WRITE_REFUSED: Final = "TUN refused the packet"
+UDP_SEND_FULL: Final = "UDP send buffer full"
+UDP_SEND_REFUSED: Final = "UDP send refused"
+UDP_NO_SOCKET: Final = "no UDP socket of this family"
+
+Event = SessionUp | StunReply | Pong | Rejected
+
+
+def boot_time() -> float:
+    """Seconds on a clock that goes on while the machine is suspended: sessions age then too."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class TunPump:
+    """Pumps between a TUN descriptor (IFF_TUN, IFF_NO_PI, non-blocking: one packet for each read or write), UDP sockets
+    and a router.
+
+    `send_derp(region, peer, datagrams)` takes what goes by relay; `event` is told of handshakes, STUN messages, pongs
+    and refusals; `tun_lost` is called once when the TUN device is gone for good. Descriptors and sockets stay the
+    caller's to close, after `close`. To be made and used in the event loop's thread. All times given to the router are
+    `clock()`'s.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        tun_fd: int,
+        *,
+        udp: Iterable[socket.socket] = (),
+        send_derp: Callable[[int, NodePublic, Sequence[bytes]], None],
+        event: Callable[[Event], None],
+        tun_lost: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = boot_time,
+    ) -> None:
+        self._router = router
+        self._tun_fd = tun_fd
+        self._sockets = {sock.family: sock for sock in udp}
+        self._send_derp = send_derp
+        self._event = event
+        self._tun_lost = tun_lost
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._is_running = False
+        self._is_paused = False
+        self._is_reading = False
+        self._has_tun = True
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+
+    def now(self) -> float:
+        """The time on the clock that the router goes by."""
+        return self._clock()
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._is_running = True
+        for sock in self._sockets.values():
+            self._loop.add_reader(sock.fileno(), self._read_udp, sock)
+        self._arrange_reading()
+        self._arm_timer()
+
+    def close(self) -> None:
+        """Read no more and forget the timer; may be called twice."""
+        if not self._is_running:
+            return
+        self._is_running = False
+        for sock in self._sockets.values():
+            self._loop.remove_reader(sock.fileno())
+        self._arrange_reading()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def pause(self) -> None:
+        """Leave packets of the host's where they are."""
+        self._is_paused = True
+        self._arrange_reading()
+
+    def resume(self) -> None:
+        """Take packets of the host's again."""
+        self._is_paused = False
+        self._arrange_reading()
+
+    def _arrange_reading(self) -> None:
+        wanted = self._is_running and self._has_tun and not self._is_paused
+        if wanted and not self._is_reading:
+            self._loop.add_reader(self._tun_fd, self._read_tun)
+        elif self._is_reading and not wanted:
+            self._loop.remove_reader(self._tun_fd)
+        self._is_reading = wanted
+
+    # --- in --------------------------------------------------------------------------------------------------------
+
+    def _read_tun(self) -> None:
+        fd, packets = self._tun_fd, []
+        try:
+            for _ in range(TUN_PACKETS_PER_WAKE_UP):
+                packets.append(os.read(fd, READ_BYTES))  # noqa: PERF401 (what was read before an error counts)
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as error:
+            self._lose_tun(error)
+        if packets:
+            self.dispatch(self._router.outbound(packets, self._clock()))
+
+    def _lose_tun(self, error: OSError) -> None:
+        """A TUN that cannot be read does not recover, and would wake us for ever."""
+        log.error("the TUN device is gone: %s", error.strerror)
+        self._has_tun = False
+        self._arrange_reading()
+        self._tun_lost()
+
+    def _read_udp(self, sock: socket.socket) -> None:
+        datagrams: list[tuple[bytes, tuple[str, int]]] = []
+        for _ in range(UDP_DATAGRAMS_PER_WAKE_UP):
+            try:
+                data, address = sock.recvfrom(READ_BYTES)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError:  # an ICMP error about something sent earlier: anybody can forge one
+                continue
+            datagrams.append((data, (address[0], address[1])))
+        if datagrams:
+            self.dispatch(self._router.inbound_udp(datagrams, self._clock()))
+
+    def receive_derp(self, region: int, frames: Iterable[tuple[NodePublic, bytes]]) -> None:
+        """Take frames from the relay of a region."""
+        self.dispatch(self._router.inbound_derp(region, frames, self._clock()))
+
+    def ping(self, peer: NodePublic, source: bytes, destination: bytes, token: bytes) -> None:
+        """Send a TSMP ping; see `Router.ping`."""
+        self.dispatch(self._router.ping(peer, source, destination, token, self._clock()))
+
+    # --- out -------------------------------------------------------------------------------------------------------
+
+    def dispatch(self, outputs: Iterable[Output]) -> None:
+        """Do what the router wants done, and see to its next deadline."""
+        for output in outputs:
+            if isinstance(output, SendDerp):
+                self._send_derp(output.region, output.peer, output.datagrams)
+            elif isinstance(output, WriteTun):
+                self._write_tun(output.packets)
+            elif isinstance(output, SendUdp):
+                self.send_udp(output.address, output.datagrams)
+            else:
+                self._event(output)
+        self._arm_timer()
+
+    def send_udp(self, address: tuple[str, int], datagrams: Sequence[bytes]) -> None:
+        """Send datagrams to a numeric address and port, from the sockets that peers know us by."""
+        counters = self._router.counters
+        sock = self._sockets.get(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+        if sock is None:
+            counters.add(UDP_NO_SOCKET, len(datagrams))
+            return
+        for datagram in datagrams:
+            try:
+                sock.sendto(datagram, address)
+            except (BlockingIOError, InterruptedError):
+                counters.add(UDP_SEND_FULL)
+            except OSError as error:
+                if error.errno == errno.ENOBUFS:
+                    counters.add(UDP_SEND_FULL)
+                else:  # no route there, no such source address any more, a firewall, too long ...
+                    counters.add(UDP_SEND_REFUSED)
+
+    def _write_tun(self, packets: Sequence[bytes]) -> None:
+        fd, write, counters = self._tun_fd, os.write, self._router.counters
+        for packet in packets:
+            try:
+                write(fd, packet)
+            except (BlockingIOError, InterruptedError):
+                counters.add(TUN_WRITE_FULL)
+            except OSError as error:
+                counters.add(TUN_WRITE_DOWN if error.errno == errno.EIO else TUN_WRITE_REFUSED)
+
+    # --- time ------------------------------------------------------------------------------------------------------
+
+    def _arm_timer(self) -> None:
+        """See to it that `_tick` runs in time; a timer that would run too early is left alone."""
+        if not self._is_running:
+            return
+        deadline = self._router.deadline()
+        if deadline is None or (self._timer is not None and self._timer_at <= deadline):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = deadline
+        self._timer = self._loop.call_later(max(deadline - self._clock(), MIN_TIMER_DELAY_S), self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.dispatch(self._router.tick(self._clock()))
