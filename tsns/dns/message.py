@@ -1,0 +1,226 @@
+"""DNS messages: one question in, one answer out (ring 0).
+
+Source: RFC 1035 4, RFC 6891 (EDNS), RFC 2308 (negative answers). A question is read here field by field and not by dnspython's message
+parser, which would import a module for each record type that a stranger can think of; the types that we answer with are imported below.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+import dns.exception
+import dns.flags
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdata
+import dns.rdataclass
+import dns.rdatatype
+import dns.rdtypes.ANY.PTR
+import dns.rdtypes.ANY.SOA
+import dns.rdtypes.IN.A
+import dns.rdtypes.IN.AAAA
+import dns.rrset
+import dns.wire
+
+from tsns.dns.names import MAX_LABEL_BYTES, ROOT
+
+HEADER_BYTES: Final = 12
+MAX_QUERY_BYTES: Final = 4096
+MIN_UDP_ANSWER_BYTES: Final = 512  # without EDNS
+MAX_UDP_ANSWER_BYTES: Final = 4095
+MAX_TCP_ANSWER_BYTES: Final = 0xFFFF
+TTL_S: Final = 5  # nodes come and go
+NEGATIVE_TTL_S: Final = 10
+
+Code = dns.rcode.Rcode
+Kind = dns.rdatatype.RdataType
+
+_HEADER: Final = struct.Struct(">6H")
+_RESPONSE: Final = int(dns.flags.QR)
+_OPCODE: Final = 0x7800  # where it is in the flags; QUERY is 0
+_EDNS_VERSION: Final = 0
+_DNSSEC_OK: Final = 0x8000
+_SOA_NUMBERS: Final = struct.Struct(">5I")  # serial, refresh, retry, expire, minimum
+_SERIAL: Final = 1
+_POINTER: Final = 0xC0  # two bytes, the first with both highest bits set (RFC 1035 4.1.4)
+
+
+class FormatError(Exception):
+    """A query that cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edns:
+    """What the asker's OPT record says."""
+
+    payload: int
+    version: int
+    dnssec_ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A question (opcode QUERY)."""
+
+    id: int
+    recursion_desired: bool
+    name: dns.name.Name
+    key: bytes  # the name as in `dns.names`
+    kind: int  # record type
+    record_class: int
+    edns: Edns | None
+
+    @property
+    def is_internet(self) -> bool:
+        """Whether this is about the only class in use."""
+        return self.record_class == dns.rdataclass.IN
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What to reply. `records` belong to the name that was asked for; `zone` is whose SOA a negative answer carries."""
+
+    code: Code = Code.NOERROR
+    records: tuple[dns.rdata.Rdata, ...] = ()
+    authoritative: bool = False
+    zone: bytes | None = None
+
+
+def read_header(data: bytes) -> tuple[int, int] | None:
+    """Id and flags of what can be answered at all; None for less than a header, and for responses."""
+    if len(data) < HEADER_BYTES:
+        return None
+    ident, flags = struct.unpack_from(">HH", data)
+    return None if flags & _RESPONSE else (ident, flags)
+
+
+def is_query(flags: int) -> bool:
+    """Whether these flags are a question's, and not those of an update, a notification or the like."""
+    return flags & _OPCODE == 0
+
+
+def read_query(data: bytes) -> Query:
+    """Read a query with a header as `read_header` wants it; FormatError for any other than one whole question."""
+    if len(data) > MAX_QUERY_BYTES:
+        raise FormatError("too long")
+    ident, flags, questions, *others = _HEADER.unpack_from(data)
+    if questions != 1:
+        raise FormatError("not one question")
+    parser = dns.wire.Parser(data, HEADER_BYTES)
+    edns: Edns | None = None
+    try:
+        name = dns.name.from_wire_parser(parser)
+        kind, record_class = parser.get_struct("!HH")
+        for _ in range(sum(others)):
+            owned_by_root = _pass_name(parser)
+            record_kind, payload, ttl, size = parser.get_struct("!HHIH")
+            parser.get_bytes(size)
+            if record_kind == Kind.OPT:
+                if edns is not None or not owned_by_root:
+                    raise FormatError("OPT records out of place")
+                edns = Edns(payload, ttl >> 16 & 0xFF, bool(ttl & _DNSSEC_OK))
+    except dns.exception.DNSException as error:
+        raise FormatError(str(error)) from error
+    if parser.remaining():
+        raise FormatError("something follows the message")
+    return Query(
+        id=ident,
+        recursion_desired=bool(flags & dns.flags.RD),
+        name=name,
+        key=(name.to_wire() or ROOT).lower(),
+        kind=kind,
+        record_class=record_class,
+        edns=edns,
+    )
+
+
+def _pass_name(parser: dns.wire.Parser) -> bool:
+    """Go behind a name, without following its pointers (a long chain of them costs much); whether it is the root."""
+    labels = 0
+    while length := parser.get_uint8():
+        if length >= _POINTER:
+            parser.get_uint8()
+            return False
+        if length > MAX_LABEL_BYTES:
+            raise FormatError("a label of a kind that is not in use")
+        parser.get_bytes(length)
+        labels += 1
+    return labels == 0
+
+
+def refusal(ident: int, flags: int, code: Code) -> bytes:
+    """An answer that is only a header, to a query of which no more could be read."""
+    kept = flags & (_OPCODE | dns.flags.RD)
+    available = dns.flags.RA if flags & dns.flags.RD else 0
+    return _HEADER.pack(ident, _RESPONSE | kept | available | code, 0, 0, 0, 0)
+
+
+def render(query: Query, answer: Answer, *, over_tcp: bool) -> bytes:
+    """The answer's bytes, with nothing in it but the question and the TC flag where it gets too long for UDP."""
+    flags = _RESPONSE
+    if query.recursion_desired:
+        flags |= dns.flags.RD | dns.flags.RA
+    if answer.authoritative:
+        flags |= dns.flags.AA
+    message = _message(query, flags)
+    code = answer.code
+    if query.edns is not None and query.edns.version > _EDNS_VERSION:
+        code = Code.BADVERS
+    elif answer.records:
+        message.answer.append(dns.rrset.from_rdata_list(query.name, TTL_S, answer.records))
+    elif answer.zone is not None:
+        message.authority.append(_start_of_authority(answer.zone))
+    message.set_rcode(code)
+    data = message.to_wire(max_size=MAX_TCP_ANSWER_BYTES)
+    if over_tcp or len(data) <= _udp_limit(query.edns):
+        return data
+    truncated = _message(query, flags | dns.flags.TC)
+    truncated.set_rcode(code)
+    return truncated.to_wire()
+
+
+def address_record(address: bytes) -> dns.rdata.Rdata:
+    """An A or AAAA record's data."""
+    return _record(Kind.A if len(address) == 4 else Kind.AAAA, address)
+
+
+def pointer_record(key: bytes) -> dns.rdata.Rdata:
+    """A PTR record's data."""
+    return _record(Kind.PTR, key)
+
+
+def _udp_limit(edns: Edns | None) -> int:
+    return max(MIN_UDP_ANSWER_BYTES, min(edns.payload, MAX_UDP_ANSWER_BYTES)) if edns else MIN_UDP_ANSWER_BYTES
+
+
+def _message(query: Query, flags: int) -> dns.message.Message:
+    message = dns.message.QueryMessage(id=query.id)
+    message.flags = dns.flags.Flag(flags)
+    message.question.append(
+        dns.rrset.RRset(query.name, dns.rdataclass.RdataClass.make(query.record_class), Kind.make(query.kind))
+    )
+    if query.edns is not None:
+        message.use_edns(
+            _EDNS_VERSION,
+            ednsflags=_DNSSEC_OK if query.edns.dnssec_ok else 0,  # RFC 3225: as it came
+            payload=MAX_UDP_ANSWER_BYTES,
+        )
+    return message
+
+
+def _name(key: bytes) -> dns.name.Name:
+    name, _ = dns.name.from_wire(key, 0)
+    return name
+
+
+def _start_of_authority(zone: bytes) -> dns.rrset.RRset:
+    # The zone itself stands for the name of its server and for the mailbox: neither exists.
+    numbers = _SOA_NUMBERS.pack(_SERIAL, NEGATIVE_TTL_S, NEGATIVE_TTL_S, NEGATIVE_TTL_S, NEGATIVE_TTL_S)
+    return dns.rrset.from_rdata(_name(zone), TTL_S, _record(Kind.SOA, zone + zone + numbers))
+
+
+def _record(kind: Kind, data: bytes) -> dns.rdata.Rdata:
+    return dns.rdata.from_wire(dns.rdataclass.IN, kind, data, 0, len(data))

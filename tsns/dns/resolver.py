@@ -1,0 +1,214 @@
+"""MagicDNS: the tailnet's names, answered from the netmap (ring 0).
+
+Source: net/dns/resolver and the DNS part of ipn/ipnlocal of Tailscale's module. How a question is answered, first line that applies:
+
+    not a query, or not even a header        dropped: an answer to an answer would be a loop
+    another opcode than QUERY                NOTIMP
+    unreadable                               FORMERR
+    `.onion`                                 NXDOMAIN (RFC 7686: such names must not leave the machine)
+    the service's own name, 4via6 names      their addresses
+    an extra record, a node, its subdomains  the first address of the family asked for; nothing for other types; NOTIMP for NS, SOA,
+                                             AXFR and HINFO
+    an address's reverse name                the name, if it is a node's or an extra record's
+    Bonjour's probes for browse domains      NXDOMAIN
+    under a domain of the tailnet            NXDOMAIN
+    all else                                 `_elsewhere`
+
+Tailscale hides the IPv6 address of a node that also has IPv4, because a host may come without IPv6. A namespace of tsns has both
+families if its node has addresses of both, so here a family is hidden only where the node itself has none of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Final
+
+import dns.rdata
+
+from tsns.dns.hosts import Host, HostTable, extra_hosts, host_of
+from tsns.dns.message import (
+    Answer,
+    Code,
+    FormatError,
+    Kind,
+    Query,
+    address_record,
+    is_query,
+    pointer_record,
+    read_header,
+    read_query,
+    refusal,
+    render,
+)
+from tsns.dns.names import ROOT, ancestors, key_of, parent, reversed_address, via_address
+from tsns.proto.addresses import SERVICE_V4, SERVICE_V6
+from tsns.proto.types import DNSConfig, Node
+
+SERVICE_NAME: Final = "magicdns.localhost-tailscale-daemon"
+
+_SERVICE: Final = Host(0, key_of(SERVICE_NAME), SERVICE_V4, SERVICE_V6)
+_ONION: Final = key_of("onion")
+_BONJOUR: Final = tuple(key_of(f"{probe}._dns-sd._udp")[:-1] for probe in ("b", "db", "r", "dr", "lb"))
+_UNIMPLEMENTED: Final = frozenset({Kind.NS, Kind.SOA, Kind.AXFR, Kind.HINFO})
+_TAILNET_REVERSE: Final = (
+    *(key_of(f"{second}.100.in-addr.arpa") for second in range(64, 128)),
+    key_of("0.e.1.a.c.5.1.1.a.7.d.f.ip6.arpa"),
+)
+
+
+class Resolver:
+    """Answers questions about the netmap's names; it knows none before the first `update`."""
+
+    def __init__(self) -> None:
+        self._nodes = HostTable()
+        self._extra = HostTable()
+        self._self: Host | None = None
+        self._local: frozenset[bytes] = frozenset()  # domains that are ours: what is not known there does not exist
+
+    def update(self, *, self_node: Node | None, peers: Iterable[Node], config: DNSConfig | None) -> None:
+        """Know these names and no others."""
+        self._nodes = HostTable()
+        self._self = None
+        self.configure(self_node=self_node, config=config)
+        for peer in peers:
+            self.update_peer(None, peer)
+
+    def configure(self, *, self_node: Node | None, config: DNSConfig | None) -> None:
+        """Change what is said of ourselves and of the whole tailnet; the peers stay."""
+        if self._self is not None:
+            self._nodes.remove(self._self)
+        self._self = host_of(self_node) if self_node is not None else None
+        if self._self is not None:
+            self._nodes.add(self._self)
+        self._extra = HostTable()
+        extra = extra_hosts((config.extra_records if config else None) or ())
+        for host in extra:
+            self._extra.add(host)
+        self._local = _local_domains(self._self, config, extra)
+
+    def update_peer(self, old: Node | None, new: Node | None) -> None:
+        """Change one peer: None is a peer that was not there, or is there no more."""
+        former = host_of(old) if old is not None else None
+        present = host_of(new) if new is not None else None
+        if former == present:
+            return
+        if former is not None:
+            self._nodes.remove(former)
+        if present is not None:
+            self._nodes.add(present)
+
+    def answer(self, query: bytes, *, over_tcp: bool = False) -> bytes | None:
+        """The answer to one message; None where there must be none. Never raises, whatever the bytes."""
+        header = read_header(query)
+        if header is None:
+            return None
+        ident, flags = header
+        if not is_query(flags):
+            return refusal(ident, flags, Code.NOTIMP)
+        try:
+            question = read_query(query)
+        except FormatError:
+            return refusal(ident, flags, Code.FORMERR)
+        answer = self._ours(question) if question.is_internet else None
+        return render(question, answer or self._elsewhere(question), over_tcp=over_tcp)
+
+    def _elsewhere(self, _query: Query) -> Answer:
+        """What is not ours is the business of other servers, and of none so far: forwarding has its place here."""
+        return Answer(Code.REFUSED)
+
+    def _ours(self, query: Query) -> Answer | None:
+        key = query.key
+        if any(name == _ONION for name in ancestors(key)):
+            return self._negative(key, Code.NXDOMAIN)
+        if key == _SERVICE.key:
+            return self._of_host(query, _SERVICE)
+        via = via_address(key)
+        if via is not None:
+            return self._of_host(query, Host(0, key, None, via))
+        host = self._extra.named(key) or self._node_named(key)
+        if host is not None:
+            return self._of_host(query, host)
+        address = reversed_address(key)
+        host = self._at(address) if address is not None else None
+        if host is not None:
+            records = (pointer_record(host.key),) if query.kind in {Kind.PTR, Kind.ANY} else ()
+            return self._positive(query, records)
+        if query.kind == Kind.PTR and key.startswith(_BONJOUR):
+            return self._negative(key, Code.NXDOMAIN)
+        if self._zone(key) is not None:
+            # A domain exists itself, even where no node has its name.
+            return self._negative(key, Code.NOERROR if key in self._local else Code.NXDOMAIN)
+        return None
+
+    def _node_named(self, key: bytes) -> Host | None:
+        host = self._nodes.named(key)
+        if host is None:
+            above = (self._nodes.named(name) for name in ancestors(parent(key)) if name != ROOT)
+            host = next((found for found in above if found is not None and found.answers_below), None)
+        if host is None or self._self is None:
+            return host
+        reachable = replace(
+            host, v4=host.v4 if self._self.v4 is not None else None, v6=host.v6 if self._self.v6 is not None else None
+        )
+        return reachable if reachable.addresses else host
+
+    def _at(self, address: bytes) -> Host | None:
+        if address in {SERVICE_V4, SERVICE_V6}:
+            return _SERVICE
+        return self._nodes.at(address) or self._extra.at(address)
+
+    def _of_host(self, query: Query, host: Host) -> Answer:
+        if query.kind in _UNIMPLEMENTED:
+            return Answer(Code.NOTIMP, authoritative=True)
+        address: bytes | None = None
+        if query.kind == Kind.A:
+            address = host.v4
+        elif query.kind == Kind.AAAA:
+            address = host.v6
+        elif query.kind == Kind.ANY:
+            address = host.addresses[0]
+        return self._positive(query, () if address is None else (address_record(address),))
+
+    def _positive(self, query: Query, records: tuple[dns.rdata.Rdata, ...]) -> Answer:
+        return Answer(records=records, authoritative=True) if records else self._negative(query.key, Code.NOERROR)
+
+    def _negative(self, key: bytes, code: Code) -> Answer:
+        return Answer(code, authoritative=True, zone=self._zone(key) or parent(key))
+
+    def _zone(self, key: bytes) -> bytes | None:
+        """The closest of our domains that this name is in."""
+        return next((name for name in ancestors(key) if name in self._local), None)
+
+
+def _local_domains(itself: Host | None, config: DNSConfig | None, extra: Iterable[Host]) -> frozenset[bytes]:
+    local: set[bytes] = set()
+    if config is None:
+        return frozenset()
+    if config.proxied:
+        local.update(_TAILNET_REVERSE)
+        if itself is not None and parent(itself.key) != ROOT:
+            local.add(parent(itself.key))
+    for suffix, resolvers in (config.routes or {}).items():
+        if not resolvers:
+            try:
+                local.add(ROOT if suffix == "." else key_of(suffix))
+            except ValueError:
+                continue
+    for host in extra:
+        if not any(name in local for name in ancestors(host.key)):
+            local.add(host.key)
+    return frozenset(local)
+
+
+def search_domains(config: DNSConfig | None) -> list[str]:
+    """The domains to complete short names with, without final dots; what is no name in DNS is left out."""
+    found: dict[str, None] = {}
+    for domain in (config.domains if config else None) or ():
+        try:
+            key_of(domain)
+        except ValueError:
+            continue
+        if not any(char.isspace() or not char.isprintable() for char in domain):
+            found[domain.removesuffix(".")] = None
+    return list(found)

@@ -1,0 +1,222 @@
+"""The packet filter: what may leave the tunnel towards the host, by control's rules and by what we sent ourselves (ring 0).
+
+Source: wgengine/filter of Tailscale's module. The verdict on an inbound packet, first line that applies:
+
+    empty (a keep-alive)                                  pass
+    cut short, malformed, extension headers               drop
+    destination multicast or link-local                   drop   (169.254.169.254, a cloud's metadata, may be a route)
+    a later fragment                                      pass   (useless without its first one)
+    destination neither ours nor routed by us             drop
+    ICMP echo reply or error                              pass
+    other ICMP                                            by rule, on addresses alone
+    TCP but no opening SYN                                pass   (useless without its connection)
+    TCP SYN                                               by rule
+    UDP, SCTP                                             pass as the answer to a flow of ours, else by rule
+    TSMP                                                  pass   (the router takes it out)
+    anything else                                         by rule that lists the protocol and all ports
+
+Nothing passes in either direction before the first `update`. Flows survive updates and have no time-out: only 512 others push one
+out. A jailed peer is judged as if shields were up, with flows of its own.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from tsns.filter.addresses import AddressSet, span
+from tsns.filter.rules import CapabilityHolders, RuleSet, compile_rules
+from tsns.proto.addresses import Prefix, pack
+from tsns.proto.packets import NO_ICMP, TCP_ACK, TCP_SYN, Fields, Protocol, RejectReason, decode
+from tsns.proto.types import FilterRule
+
+MAX_FLOWS: Final = 512
+MAX_VERDICTS: Final = 1024  # remembered answers of the rules
+
+_METADATA: Final = pack("169.254.169.254")
+_ANSWERS_V4: Final = frozenset({0, 3, 11, 12})  # ICMP: echo reply, unreachable, time exceeded, parameter problem
+_ANSWERS_V6: Final = frozenset({129, 1, 2, 3, 4})  # ICMPv6: the same, and packet too big
+_SYN_ACK: Final = TCP_SYN | TCP_ACK
+
+# The enum's members as plain numbers: these are compared for every packet.
+_TCP: Final = int(Protocol.TCP)
+_TSMP: Final = int(Protocol.TSMP)
+_WITH_FLOWS: Final = frozenset({int(Protocol.UDP), int(Protocol.SCTP)})
+
+
+class Drop(enum.StrEnum):
+    """Why a packet does not pass; the values are for counters and people."""
+
+    NO_NETMAP = "no netmap yet"
+    MALFORMED = "malformed"
+    MULTICAST = "to a multicast address"
+    LINK_LOCAL = "to a link-local address"
+    NOT_OURS = "to an address that is not ours"
+    NO_RULE = "no rule allows it"
+    NO_RULE_TCP_OPEN = "no rule allows this TCP connection"
+    SHIELDS_UP = "shields are up"
+    SHIELDS_UP_TCP_OPEN = "shields are up against this TCP connection"
+    TSMP_FROM_HOST = "TSMP that is not ours"
+
+    @property
+    def reject_reason(self) -> RejectReason | None:
+        """What to tell the sender in a TSMP reject; None where there is nothing to tell. Tailscale tells it on IPv4 only."""
+        if self is Drop.NO_RULE_TCP_OPEN:
+            return RejectReason.ACL
+        return RejectReason.SHIELDS_UP if self is Drop.SHIELDS_UP_TCP_OPEN else None
+
+
+class PacketFilter:
+    """One node's filter; it starts as one that drops everything."""
+
+    def __init__(self) -> None:
+        self._ready = False
+        self._shields_up = True
+        self._rules = RuleSet()
+        self._local = AddressSet(())
+        self._verdicts: dict[tuple[int, bytes, bytes, int], bool] = {}
+        self._flows = _Flows()
+        self._jailed_flows = _Flows()
+
+    @property
+    def rules(self) -> RuleSet:
+        """What is in force; its `capabilities` say whose coming and going among the peers makes an `update` due."""
+        return self._rules
+
+    def update(
+        self,
+        rules: Sequence[FilterRule],
+        local: Sequence[Prefix],
+        *,
+        shields_up: bool,
+        capability_holders: CapabilityHolders,
+        unsigned: Iterable[Prefix] = (),
+    ) -> None:
+        """Put a netmap's rules in force.
+
+        `local` holds our own addresses and the routes that we advertise; `capability_holders` is asked, at once and for each
+        `cap:NAME` among the sources, for the addresses of the nodes that hold it. `unsigned` are the addresses of peers that
+        Tailnet Lock has not vouched for (UnsignedPeerAPIOnly): rules that allow one of them anything are void altogether.
+        """
+        self._rules = compile_rules(rules, capability_holders, unsigned)
+        self._local = AddressSet(span(prefix) for prefix in local)
+        self._shields_up = shields_up
+        self._verdicts.clear()
+        self._ready = True
+
+    def outbound(self, data: bytes, *, jailed: bool = False) -> Drop | None:
+        """Judge a packet of the host's; None lets it pass, and the answers to it later. `jailed`: it goes to a jailed peer."""
+        if not self._ready:
+            return Drop.NO_NETMAP
+        fields = decode(data)
+        if fields is None:
+            return Drop.MALFORMED
+        protocol, source, destination, later_fragment = fields[1], fields[2], fields[3], fields[8]
+        drop = _forbidden_destination(destination)
+        if drop is not None:
+            return drop
+        if protocol == _TSMP:
+            return Drop.TSMP_FROM_HOST
+        if protocol in _WITH_FLOWS and not later_fragment:
+            flows = self._jailed_flows if jailed else self._flows
+            flows.remember((protocol, destination, source, fields[5], fields[4]))
+        return None
+
+    def inbound(self, data: bytes, *, jailed: bool = False) -> Drop | None:
+        """Judge a packet out of the tunnel, whose source has been checked against its sender; None lets it pass."""
+        if not self._ready:
+            return Drop.NO_NETMAP
+        if not data:
+            return None
+        fields = decode(data)
+        if fields is None:
+            return Drop.MALFORMED
+        destination = fields[3]
+        drop = _forbidden_destination(destination)
+        if drop is not None:
+            return drop
+        if fields[8]:  # a later fragment
+            return None
+        if destination not in self._local:
+            return Drop.NOT_OURS
+        if self._needs_no_rule(fields, self._jailed_flows if jailed else self._flows):
+            return None
+        opens = fields[1] == _TCP
+        if jailed or self._shields_up:
+            return Drop.SHIELDS_UP_TCP_OPEN if opens else Drop.SHIELDS_UP
+        if self._permitted(fields):
+            return None
+        return Drop.NO_RULE_TCP_OPEN if opens else Drop.NO_RULE
+
+    def _needs_no_rule(self, fields: Fields, flows: _Flows) -> bool:
+        version, protocol, source, destination, source_port, destination_port, tcp_flags, icmp_type = fields[:8]
+        if protocol == _TCP:
+            return tcp_flags & _SYN_ACK != TCP_SYN
+        if protocol in _WITH_FLOWS:
+            return flows.recall((protocol, source, destination, source_port, destination_port))
+        if icmp_type != NO_ICMP:
+            return icmp_type in (_ANSWERS_V4 if version == 4 else _ANSWERS_V6)
+        return protocol == _TSMP
+
+    def _permitted(self, fields: Fields) -> bool:
+        protocol, source, destination, port = fields[1], fields[2], fields[3], fields[5]
+        key = (protocol, source, destination, port)
+        verdict = self._verdicts.get(key)
+        if verdict is None:
+            if protocol == _TCP or protocol in _WITH_FLOWS:
+                verdict = self._rules.permits(protocol, source, destination, port)
+            elif fields[7] != NO_ICMP:
+                verdict = self._rules.permits_any(source, destination)
+            else:
+                verdict = self._rules.permits_all_ports(protocol, source, destination)
+            if len(self._verdicts) >= MAX_VERDICTS:
+                self._verdicts.clear()
+            self._verdicts[key] = verdict
+        return verdict
+
+
+def _forbidden_destination(destination: bytes) -> Drop | None:
+    first = destination[0]
+    if len(destination) == 4:
+        if 224 <= first < 240:
+            return Drop.MULTICAST
+        if first == 169 and destination[1] == 254 and destination != _METADATA:
+            return Drop.LINK_LOCAL
+    elif first == 0xFF:
+        return Drop.MULTICAST
+    elif first == 0xFE and destination[1] & 0xC0 == 0x80:
+        return Drop.LINK_LOCAL
+    return None
+
+
+_Flow = tuple[int, bytes, bytes, int, int]  # protocol, source, destination, ports: as an answer would have them
+
+
+class _Flows:
+    """The latest flows that we began or answered, as their answers look; the one unused for longest goes first."""
+
+    __slots__ = ("_known", "_latest")
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[_Flow, None] = OrderedDict()
+        self._latest: _Flow | None = None
+
+    def remember(self, flow: _Flow) -> None:
+        if flow == self._latest:
+            return
+        self._known[flow] = None
+        self._known.move_to_end(flow)
+        if len(self._known) > MAX_FLOWS:
+            self._known.popitem(last=False)
+        self._latest = flow
+
+    def recall(self, flow: _Flow) -> bool:
+        if flow == self._latest:
+            return True
+        if flow not in self._known:
+            return False
+        self._known.move_to_end(flow)
+        self._latest = flow
+        return True
