@@ -11,6 +11,7 @@ import ssl
 from typing import Final
 
 from tsns.error import RetryableError
+from tsns.proto.addresses import pack
 
 CONNECT_TIMEOUT_S: Final = 10.0
 HAPPY_EYEBALLS_DELAY_S: Final = 0.2
@@ -44,7 +45,8 @@ class Underlay:
                     limit=STREAM_LIMIT_BYTES,
                     ssl=tls,
                     server_hostname=(server_hostname or host) if tls else None,
-                    happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY_S,
+                    # asyncio's race leaves its socket open when it is cancelled, so an address does without.
+                    happy_eyeballs_delay=None if _is_address(host) else HAPPY_EYEBALLS_DELAY_S,
                 )
         except TimeoutError:
             raise RetryableError(f"no connection to {host}:{port} within {timeout_s:.0f} s") from None
@@ -80,3 +82,11 @@ class Underlay:
             sock.close()
             raise
         return sock
+
+
+def _is_address(host: str) -> bool:
+    try:
+        pack(host)
+    except ValueError:
+        return False
+    return True

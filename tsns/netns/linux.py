@@ -1,0 +1,121 @@
+"""The Linux calls that Python 3.11 lacks, by ctypes (ring 1, standard library only: `run` starts with it).
+
+Source: the manual pages of unshare(2), setns(2), mount(2), prctl(2), capabilities(7).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Sequence
+from typing import Final
+
+CLONE_NEWNS: Final = 0x00020000
+CLONE_NEWNET: Final = 0x40000000
+MS_RDONLY: Final = 1
+MS_NOSUID: Final = 2
+MS_NODEV: Final = 4
+MS_NOEXEC: Final = 8
+MS_REMOUNT: Final = 32
+MS_BIND: Final = 4096
+MS_REC: Final = 16384
+MS_SLAVE: Final = 1 << 19
+MNT_DETACH: Final = 2
+SO_PEERPIDFD: Final = 77  # since Linux 6.5
+NSFS_MAGIC: Final = 0x6E736673
+DOCKER_CAPABILITIES: Final = frozenset({0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31})  # what Docker leaves to root
+HIGHEST_CAPABILITY: Final = 63
+
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_DUMPABLE: Final = 4
+_PR_CAPBSET_DROP: Final = 24
+_PR_SET_NO_NEW_PRIVS: Final = 38
+_PR_CAP_AMBIENT: Final = 47
+_PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
+_CAPABILITY_VERSION_3: Final = 0x20080522
+_SIGKILL: Final = 9
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, what: str) -> None:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{what}: {os.strerror(code)}")
+
+
+def unshare(flags: int) -> None:
+    """Leave the namespaces of these kinds for new ones."""
+    _check(_libc.unshare(flags), "unshare")
+
+
+def setns(fd: int, kind: int) -> None:
+    """Enter the namespace behind a descriptor."""
+    _check(_libc.setns(fd, kind), "setns")
+
+
+def mount(source: str, target: str, flags: int, *, kind: str | None = None, options: str | None = None) -> None:
+    """Mount something on `target`."""
+    result = _libc.mount(
+        os.fsencode(source),
+        os.fsencode(target),
+        kind.encode() if kind else None,
+        ctypes.c_ulong(flags),
+        options.encode() if options else None,
+    )
+    _check(result, f"mount on {target}")
+
+
+def unmount(target: str) -> None:
+    """Detach what is mounted there, used or not."""
+    _check(_libc.umount2(os.fsencode(target), MNT_DETACH), f"unmount {target}")
+
+
+def _prctl(option: int, *arguments: int) -> int:
+    padded = (*arguments, 0, 0, 0, 0)[:4]
+    return int(_libc.prctl(option, *(ctypes.c_ulong(value) for value in padded)))
+
+
+def keep_only_capabilities(kept: frozenset[int]) -> None:
+    """Narrow the bounding set and empty the ambient set: what is held beyond that goes with the next exec."""
+    for capability in range(HIGHEST_CAPABILITY + 1):
+        if capability not in kept and _prctl(_PR_CAPBSET_DROP, capability) < 0:
+            break  # past the last one that this kernel knows
+    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+
+
+def become(uid: int, gid: int, groups: Sequence[int]) -> None:
+    """Be another user, for good."""
+    os.setgroups(list(groups))
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+
+
+def drop_all_rights(uid: int, parent: int) -> None:
+    """No capability and no way back to one, not dumpable, dead with `parent`.
+
+    In this order: a change of uid clears the death signal, and a parent that died before is told by getppid.
+    """
+    keep_only_capabilities(frozenset())
+    with contextlib.suppress(OSError):  # a container may map few ids only
+        become(uid, uid, [])
+    if os.geteuid() == 0:
+        become(65534, 65534, [])
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    _check(_libc.capset(ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)())), "capset")
+    _check(_prctl(_PR_SET_NO_NEW_PRIVS, 1), "no_new_privs")
+    _check(_prctl(_PR_SET_DUMPABLE, 0), "dumpable")
+    _check(_prctl(_PR_SET_PDEATHSIG, _SIGKILL), "parent death signal")
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def close_all_but(*kept: int) -> None:
+    """Forget inherited descriptors: a lock or a listening socket lives as long as any copy of it."""
+    low = 0
+    for fd in sorted({0, 1, 2, *kept}):
+        if low < fd:  # CPython 3.11 closes everything for an empty range that begins at 0
+            os.closerange(low, fd)
+        low = fd + 1
+    os.closerange(low, 1 << 16)

@@ -1,0 +1,144 @@
+"""A node's network namespace: made, named in the file system, looked into (ring 1).
+
+What is made here stands from the first moment: loopback with MagicDNS's addresses, and `unreachable` routes for all that a tailnet may
+use, so that nothing has another way when the TUN is gone. Addresses and routes of the tailnet follow with the netmap (`routes`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+from pathlib import Path
+from typing import Final
+
+from pyroute2 import IPRoute
+
+from tsns.netns import linux
+from tsns.netns.child import in_child
+from tsns.netns.tun import MTU_BYTES, TUN_NAME, open_tun
+from tsns.proto.addresses import CGNAT_TEXT, SERVICE_V4_TEXT, SERVICE_V6_TEXT, ULA_TEXT
+
+LOOPBACK_INDEX: Final = 1
+STANDING_METRIC: Final = 1 << 30  # behind every other route
+DNS_PORT: Final = 53
+DNS_BACKLOG: Final = 64
+ALL_GROUPS: Final = "0 2147483647"
+EEXIST: Final = 17
+IFA_F_NODAD: Final = 2
+_FILE_MODE: Final = 0o600
+
+
+class Made:
+    """What a node's namespace consists of, as descriptors."""
+
+    def __init__(self, fds: list[int]) -> None:
+        self.tun, self.namespace, *self.dns = fds  # dns: UDP and TCP sockets over IPv4, then over IPv6
+
+
+def make(pin: Path) -> Made:
+    """Make a namespace with its TUN and name it `pin`; one that is pinned there already gets a new TUN. OSError with the reason."""
+    return Made(in_child(lambda: _make(pin)))
+
+
+def _make(pin: Path) -> list[int]:
+    adopted = is_namespace(pin)
+    if adopted:
+        entrance = os.open(pin, os.O_RDONLY | os.O_CLOEXEC)
+        linux.setns(entrance, linux.CLONE_NEWNET)
+        os.close(entrance)
+    else:
+        linux.unshare(linux.CLONE_NEWNET)
+    tun = open_tun()
+    _set("net/ipv4/ping_group_range", ALL_GROUPS)  # ping without capabilities
+    _set("net/ipv4/ip_unprivileged_port_start", "0")  # here every port is the command's own
+    _set("net/ipv6/conf/all/disable_ipv6", "0")
+    _set(
+        f"net/ipv6/conf/{TUN_NAME}/addr_gen_mode", "1"
+    )  # no link-local address, no router solicitation through the tunnel
+    with IPRoute() as ip:
+        ip.link("set", index=LOOPBACK_INDEX, state="up")
+        for address, bits in ((SERVICE_V4_TEXT, 32), (SERVICE_V6_TEXT, 128)):
+            _ignore_existing(ip.addr, "add", index=LOOPBACK_INDEX, address=address, prefixlen=bits, flags=IFA_F_NODAD)
+        for prefix in (CGNAT_TEXT, ULA_TEXT):
+            ip.route("replace", dst=prefix, type="unreachable", priority=STANDING_METRIC)
+        index = ip.link_lookup(ifname=TUN_NAME)[0]
+        ip.link("set", index=index, mtu=MTU_BYTES, state="up")
+    sockets = [_dns_socket(kind, address) for address in (SERVICE_V4_TEXT, SERVICE_V6_TEXT) for kind in _DNS_KINDS]
+    namespace = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    if not adopted:
+        pin.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        os.close(os.open(pin, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, _FILE_MODE))
+        linux.mount("/proc/self/ns/net", str(pin), linux.MS_BIND)
+    return [tun, namespace, *(sock.detach() for sock in sockets)]
+
+
+_DNS_KINDS: Final = (socket.SOCK_DGRAM, socket.SOCK_STREAM)
+
+
+def _dns_socket(kind: int, address: str) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind | socket.SOCK_NONBLOCK)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind((address, DNS_PORT))
+    if kind == socket.SOCK_STREAM:
+        sock.listen(DNS_BACKLOG)
+    return sock
+
+
+def _set(key: str, value: str) -> None:
+    """A sysctl of this namespace; one that this kernel lacks (no IPv6, say) is not needed either."""
+    try:
+        with open(f"/proc/sys/{key}", "w") as file:
+            file.write(value)
+    except FileNotFoundError:
+        pass
+
+
+def _ignore_existing(call: object, *arguments: object, **options: object) -> None:
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        call(*arguments, **options)  # type: ignore[operator]
+    except NetlinkError as error:
+        if error.code != EEXIST:
+            raise
+
+
+def unpin(pin: Path) -> None:
+    """Forget the namespace's name; with the last process and descriptor inside it goes."""
+    try:
+        linux.unmount(str(pin))
+    except OSError:
+        pass  # a plain file: its mount was lost, or never made
+    pin.unlink(missing_ok=True)
+
+
+class _StatFs(ctypes.Structure):
+    _fields_ = (("f_type", ctypes.c_long), ("rest", ctypes.c_byte * 256))
+
+
+def is_namespace(path: Path) -> bool:
+    """Whether a namespace is mounted there (and not just a file left over)."""
+    result = _StatFs()
+    libc = ctypes.CDLL(None, use_errno=True)
+    return bool(libc.statfs(os.fsencode(path), ctypes.byref(result)) == 0 and result.f_type == linux.NSFS_MAGIC)
+
+
+def identity(of: int | Path) -> tuple[int, int]:
+    """A namespace's (device, inode). Inodes are used again: this tells living namespaces apart, not past ones."""
+    status = os.stat(of)
+    return status.st_dev, status.st_ino
+
+
+def inside(wanted: tuple[int, int]) -> list[int]:
+    """The processes in this network namespace."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                status = os.stat(f"/proc/{entry}/ns/net")
+            except OSError:
+                continue  # it ended
+            if (status.st_dev, status.st_ino) == wanted:
+                found.append(int(entry))
+    return found

@@ -1,0 +1,418 @@
+"""The engine of one node: wires control, DERP, WireGuard, filter and DNS together (ring 1). It has no rights.
+
+    control --netmap--> filter, then peers, DERP, DNS, addresses --> keeper
+    TUN <--> pump <--> router <--> DERP, UDP
+
+Ready means: control has authorised us and given us addresses, the filter is in force, TUN and routes are up, our home relay has accepted
+us, and control has accepted that home.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import socket
+import ssl
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final, NoReturn
+
+from tsns.config import NodeConfig
+from tsns.control.client import ControlClient
+from tsns.control.netmap import NetMap, NetMapChange
+from tsns.control.nodes import prefixes
+from tsns.derp.client import DerpClients
+from tsns.derp.relay import State
+from tsns.dns.resolver import Resolver, search_domains
+from tsns.dns.server import DnsServer
+from tsns.error import UserError
+from tsns.filter.packet_filter import PacketFilter
+from tsns.keys import KEY_BYTES, DiscoPrivate, NodePrivate, NodePublic
+from tsns.netns import linux
+from tsns.netns.underlay import Underlay
+from tsns.node import warm
+from tsns.node.home import HomeFinder
+from tsns.node.hostinfo import hostinfo
+from tsns.node.keeper_channel import KeeperChannel
+from tsns.node.localapi import Answer, LocalApi
+from tsns.node.peering import Peering
+from tsns.node.pings import Pings
+from tsns.node.status import Condition, status
+from tsns.proto.types import NetInfo
+from tsns.state import Identity
+from tsns.wg.device import Device
+from tsns.wg.router import Pong, Router, StunReply
+from tsns.wg.socket import Event, TunPump
+
+ENGINE_UID_BASE: Final = 1_953_693_696  # plus the keeper's pid: engines cannot signal or trace one another
+LOGOUT_TIMEOUT_S: Final = 3.0
+HOME_PATIENCE_S: Final = 15.0  # then the node is ready without a relay, and says so
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """One node at work. `run` returns when the keeper wants it to end."""
+
+    def __init__(
+        self, channel: socket.socket, api: socket.socket, config: NodeConfig, identity: Identity, tls: ssl.SSLContext
+    ) -> None:
+        self._config = config
+        self._condition = Condition()
+        self._stop: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._keeper = KeeperChannel(channel, self._on_tun, self._on_stop)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._netmap: NetMap | None = None
+        self._authorised = asyncio.Event()
+        self._network_wanted = asyncio.Event()
+        self._network_up = asyncio.Event()
+        self._namespace_made = asyncio.Event()
+        self._home_known = asyncio.Event()
+
+        self._underlay = underlay = Underlay()
+        self._tls = tls
+        # Until control has accepted a key of ours, this one speaks to nobody.
+        node_private = identity.node_key or NodePrivate.generate(secrets.token_bytes(KEY_BYTES))
+        self._filter = PacketFilter()
+        self._device = Device(node_private, secrets.token_bytes, wall_clock=time.time)
+        self._router = Router(self._device, self._filter)
+        self._peering = Peering(self._device, self._router)
+        self._pings = Pings()
+        self._resolver = Resolver()
+        self._dns = DnsServer(self._resolver)
+        self._pump: TunPump | None = None
+        self._udp = _udp_sockets(underlay)
+        self._node_private = node_private
+        self._derp = self._make_derp(node_private)
+        self._control = ControlClient(
+            replace(identity, control_url=config.login_server),
+            config,
+            underlay=underlay,
+            tls=tls,
+            hostinfo=hostinfo(config, identity),
+            disco=DiscoPrivate.generate(secrets.token_bytes(KEY_BYTES)).public,
+            events=self,
+        )
+        self._home = HomeFinder(
+            underlay=underlay,
+            tls=tls,
+            send_udp=self._send_udp,
+            on_home=self._on_home,
+            may_change=lambda: self._condition.state != "offline",  # peers could not be told of another home
+            heard_at=lambda region: self._derp.last_frame_at(region),  # noqa: PLW0108 (of the clients of that moment)
+        )
+        handlers = {("GET", "/tsns/v1/status"): self._on_status, ("POST", "/tsns/v1/ping"): self._on_ping}
+        self._api = LocalApi(api, frozenset({0, os.getuid(), config.owner_uid}), handlers)
+
+    def _make_derp(self, key: NodePrivate) -> DerpClients:
+        return DerpClients(
+            key,
+            underlay=self._underlay,
+            tls=self._tls,
+            receive=self._on_derp,
+            drained=self._on_drained,
+            changed=self._on_relays_changed,
+        )
+
+    # --- the whole life
+
+    async def run(self) -> None:
+        """Work until the keeper says stop, or a person has to act."""
+        self._keeper.start()
+        await self._api.start()
+        for work in (self._be_controlled(), self._configure_network(), self._become_ready(), self._watch_expiry()):
+            self._spawn(work)
+        logout = await self._stop
+        self._api.close()
+        if logout:
+            await self._log_out()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._pump is not None:
+            self._pump.close()
+        await self._dns.close()
+        await self._derp.close()
+
+    def _spawn(self, work: Any) -> None:
+        task: asyncio.Task[None] = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_task_end)
+
+    def _on_task_end(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and not self._stop.done():
+            self._stop.set_exception(error)  # our own bug: end, and let the keeper start another engine
+
+    def _on_stop(self, logout: bool) -> None:
+        if not self._stop.done():
+            self._stop.set_result(logout)
+
+    async def _be_controlled(self) -> None:
+        try:
+            await self._control.run()
+        except UserError as error:
+            log.error("%s (%s)", error.message, error.hint)  # noqa: TRY400 (no traceback: a person has to act)
+            self._keeper.say({"say": "failed", "error": error.message, "hint": error.hint})
+
+    async def _log_out(self) -> None:
+        try:
+            async with asyncio.timeout(LOGOUT_TIMEOUT_S):
+                await self._control.logout()
+            log.info("logged out")
+        except (TimeoutError, OSError, Exception) as error:  # noqa: BLE001 (the end is near, with or without it)
+            log.warning("could not log out: %s", error)
+
+    async def _become_ready(self) -> None:
+        await self._authorised.wait()
+        await self._network_up.wait()
+        try:
+            async with asyncio.timeout(HOME_PATIENCE_S):
+                await self._home_known.wait()
+                if self._condition.home is not None:
+                    self.progress("connecting to the home relay")
+                    await self._derp.wait_home()
+                    self.progress("telling control of the home relay")
+                    await self._control.home_accepted(self._condition.home)
+        except TimeoutError:
+            self._warn("relay", "no relay can be reached: peers will have difficulty in reaching this node")
+        self._condition.state = "running"
+        self._keeper.say({"say": "ready"})
+
+    def _warn(self, about: str, text: str) -> None:
+        log.warning("%s", text)
+        self._condition.warnings[about] = text
+
+    # --- control's events
+
+    def progress(self, text: str) -> None:
+        """Say what is waited for."""
+        log.info("%s", text)
+        self._keeper.say({"say": "progress", "text": text})
+
+    def login_url(self, url: str | None) -> None:
+        """A person has to open this page, or has done so (None)."""
+        self._condition.login_url = url or ""
+        self._condition.state = "needs-login" if url else "starting"
+        if url:
+            self._keeper.say({"say": "login", "url": url})
+
+    def approval_pending(self, pending: bool) -> None:
+        """An administrator has to let this node in, or has done so."""
+        if pending:
+            self._condition.state = "needs-approval"
+            self.progress("an administrator of the tailnet has to approve this node")
+
+    def connected(self, up: bool) -> None:
+        """The connection to control stands, or is gone."""
+        if up:
+            self._condition.warnings.pop("control", None)
+            if self._condition.state == "offline":
+                self._condition.state = "running"
+        else:
+            self._condition.warnings["control"] = "control cannot be reached: the tailnet is as it was last known"
+            if self._condition.state == "running":
+                self._condition.state = "offline"
+
+    async def save(self, identity: Identity) -> None:
+        """Keep who we are; a new node key takes effect at once."""
+        if identity.node_key is not None and identity.node_key != self._node_private:
+            self._use_key(identity.node_key)
+        error = (await self._keeper.ask("save", {"identity": identity.dump().decode()}))["error"]
+        if error:
+            self._warn("state", f"the node's identity could not be saved: {error}")
+        else:
+            self._condition.warnings.pop("state", None)
+
+    def _use_key(self, key: NodePrivate) -> None:
+        """Be another node towards peers and relays."""
+        self._node_private = key
+        self._device.set_private_key(key)
+        former, self._derp = self._derp, self._make_derp(key)
+        self._spawn(former.close())
+        if self._netmap is not None:
+            self._derp.set_map(self._netmap.derp_map)
+            self._derp.set_home(self._condition.home)
+
+    def netmap(self, netmap: NetMap, change: NetMapChange) -> None:
+        """Apply what has changed: the filter first, then all that lets packets pass."""
+        self._netmap = netmap
+        itself = netmap.self_node
+        if itself is None:
+            return
+        if change.rules or change.self_changed:
+            self._filter.update(
+                netmap.rules,
+                prefixes(itself.addresses),
+                shields_up=self._config.shields_up,
+                capability_holders=lambda wanted: (
+                    prefix for node in netmap.holders(wanted) for prefix in prefixes(node.addresses)
+                ),
+            )
+        self._peering.apply(netmap, change, time.time())
+        if change.derp_map:
+            self._derp.set_map(netmap.derp_map)
+            self._home.set_map(netmap.derp_map)
+        if change.dns or change.self_changed:
+            self._resolver.update(self_node=itself, peers=netmap.peers.values(), config=netmap.dns)
+            self._keeper.say({"ask": "dns", "search": search_domains(netmap.dns)})
+        else:
+            for old, new in (
+                *((None, node) for node in change.added),
+                *((node, None) for node in change.removed),
+                *change.changed,
+            ):
+                self._resolver.update_peer(old, new)
+        if change.self_changed:
+            self._network_wanted.set()
+        if itself.machine_authorized is not False and itself.addresses:
+            self._authorised.set()
+
+    async def _watch_expiry(self) -> None:
+        """Keys run out without a word from control."""
+        await self._authorised.wait()
+        while self._netmap is not None:
+            await asyncio.sleep(self._peering.next_check_s(self._netmap, time.time()))
+            self._peering.recheck(self._netmap, time.time())
+
+    # --- namespace
+
+    def _on_tun(self, fds: list[int]) -> None:
+        tun, *dns = fds
+        self._pump = TunPump(
+            self._router,
+            tun,
+            udp=self._udp,
+            send_derp=self._send_derp,
+            event=self._on_event,
+            tun_lost=self._on_tun_lost,
+        )
+        self._pump.start()
+        self._spawn(self._home.run())
+        sockets = [socket.socket(fileno=fd) for fd in dns]
+        udp = [sock for sock in sockets if sock.type == socket.SOCK_DGRAM]
+        tcp = [sock for sock in sockets if sock.type == socket.SOCK_STREAM]
+        self._spawn(self._dns.start(udp, tcp))
+        self._namespace_made.set()
+
+    def _on_tun_lost(self) -> None:
+        self._warn("tun", "the TUN device was removed from the namespace: nothing reaches this node")
+
+    async def _configure_network(self) -> None:
+        """Keep the TUN's addresses as the netmap has them."""
+        await self._namespace_made.wait()
+        while True:
+            await self._network_wanted.wait()
+            self._network_wanted.clear()
+            itself = self._netmap.self_node if self._netmap else None
+            if itself is None or not itself.addresses:
+                continue
+            error = (await self._keeper.ask("network", {"addresses": list(itself.addresses)}))["error"]
+            if error:
+                self._warn("network", f"the node's addresses could not be set: {error}")
+            else:
+                self._condition.warnings.pop("network", None)
+                self._network_up.set()
+
+    # --- packets
+
+    def _send_derp(self, region: int, peer: NodePublic, datagrams: Sequence[bytes]) -> None:
+        way = self._derp.route(peer, region)
+        if way is not None:
+            self._derp.send(way, peer, list(datagrams))
+            if self._derp.congested and self._pump is not None:
+                self._pump.pause()
+
+    def _on_derp(self, region: int, frames: list[tuple[NodePublic, bytes]]) -> None:
+        if self._pump is not None:
+            self._pump.receive_derp(region, frames)
+
+    def _on_drained(self) -> None:
+        if self._pump is not None:
+            self._pump.resume()
+
+    def _on_relays_changed(self) -> None:
+        home = self._condition.home
+        lost = [relay for relay in self._derp.status() if relay.region == home and relay.state is not State.CONNECTED]
+        if home is not None and lost and self._authorised.is_set():
+            self._home.request()
+
+    def _on_home(self, region: int | None, net_info: NetInfo) -> None:
+        if region != self._condition.home:
+            log.info("home region: %s", region)
+        self._condition.home = region
+        self._derp.set_home(region)
+        self._control.set_net_info(net_info)
+        self._home_known.set()
+
+    # --- questions
+
+    async def _on_status(self, _: Answer) -> Answer:
+        answer = status(self._config.name, self._condition, self._netmap, self._device, self._derp.status())
+        peers = answer["peers"]
+        inside = await self._keeper.ask("inside")
+        return {
+            **answer,
+            "netns": str(inside.get("netns", "")),
+            "attached": inside.get("processes", []),
+            "hostname": self._config.hostname or self._config.name,
+            "pid": os.getpid(),
+            "rx_bytes": sum(peer["rx_bytes"] for peer in peers),
+            "tx_bytes": sum(peer["tx_bytes"] for peer in peers),
+            "drops": {**self._router.counters.snapshot(), **{str(why): n for why, n in self._derp.drops.items()}},
+        }
+
+    async def _on_ping(self, asked: Answer) -> Answer:
+        return await self._pings.ask(asked, self._netmap, self._pump)
+
+    def _on_event(self, event: Event) -> None:
+        match event:
+            case Pong():
+                self._pings.answered(event.token)
+            case StunReply():
+                self._home.stun_reply(event.data, event.address)
+            case _:
+                log.debug("%s", event)
+
+    def _send_udp(self, address: tuple[str, int], data: bytes) -> None:
+        if self._pump is not None:
+            self._pump.send_udp(address, [data])
+
+
+def _udp_sockets(underlay: Underlay) -> list[socket.socket]:
+    """One for each family that the host has, on one port if that is free for both."""
+    sockets: list[socket.socket] = []
+    for family in (socket.AF_INET, socket.AF_INET6):
+        port = sockets[0].getsockname()[1] if sockets else 0
+        for wanted in dict.fromkeys((port, 0)):
+            with contextlib.suppress(OSError):
+                sockets.append(underlay.udp_socket(family, wanted))
+                break
+    return sockets
+
+
+def run(channel: socket.socket, api: socket.socket, config: NodeConfig, identity: Identity, parent: int) -> NoReturn:
+    """An engine's whole life, in a process just forked from its keeper."""
+    exit_status = 1
+    try:
+        linux.close_all_but(channel.fileno(), api.fileno())
+        tls = ssl.create_default_context(cafile=config.tls_roots or None)
+        linux.drop_all_rights(ENGINE_UID_BASE + parent, parent)
+        warm.watch_imports()
+        asyncio.run(_run(channel, api, config, identity, tls))
+        exit_status = 0
+    except Exception:  # the last frame of a process: say it where somebody may look
+        log.exception("the engine failed")
+    finally:
+        logging.shutdown()
+        os._exit(exit_status)
+
+
+async def _run(
+    channel: socket.socket, api: socket.socket, config: NodeConfig, identity: Identity, tls: ssl.SSLContext
+) -> None:
+    await Engine(channel, api, config, identity, tls).run()

@@ -1,0 +1,407 @@
+"""The keeper of one node: its namespace, its engine, and the end of both (ring 1). One thread, one poll loop, no asyncio.
+
+    client --"run"--> waiting --the engine is ready--> answered with descriptors --"entered"--> inside, watched by its pidfd
+    A connection that closes before "entered" has given up. A node that never was ready, or is not to last, ends when nobody waits
+    and nobody is inside; a lasting one ends when it is told to.
+
+The keeper has the rights and parses little; the engine parses what strangers send and has none. What the engine asks for is checked
+here, and what it may never do (choose a namespace, name a file) it has no words for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, NoReturn
+
+from tsns import state
+from tsns.config import NodeConfig
+from tsns.error import UserError
+from tsns.netns import linux, mounts, namespace, routes, tun
+from tsns.node import engine, messages, resolv
+from tsns.node.clients import Client, Clients, listening_socket
+from tsns.node.engine_process import EngineProcess
+from tsns.node.logfile import LogFile
+from tsns.node.messages import Message
+from tsns.node.places import NodePlaces, Places
+from tsns.node.watch import Watch
+from tsns.state import Identity
+
+RESTART_FIRST_S: Final = 0.02
+RESTART_MAX_S: Final = 5.0
+STEADY_AFTER_S: Final = 10.0  # an engine that lived that long may fail afresh
+MAX_FIRST_FAILURES: Final = 3  # engines that died before the node ever was ready
+SCAN_FIRST_S: Final = 0.05
+SCAN_MAX_S: Final = 2.0
+MAX_LOG_READ_BYTES: Final = 64 << 10
+MAX_LISTED: Final = 200  # processes inside
+MAX_TEXT: Final = 2000  # of what the engine wants a person to read
+LOCK_MODE: Final = 0o600
+READABLE_MODE: Final = 0o644
+NO_SETTING: Final = frozenset(
+    {"auth_key", "timeout_s", "tls_roots", "owner_uid"}
+)  # not remembered, no reason to start anew
+
+_OTHER_VERSION: Final = "stop it with `tsns down`, then start it with this version"
+
+log = logging.getLogger(__name__)
+
+
+class Keeper:
+    """The life of one node. `serve` returns when everything is removed."""
+
+    def __init__(self, places: NodePlaces, config: NodeConfig, *, lasting: bool) -> None:
+        self._places = places
+        self._config = config
+        self._lasting = lasting
+        self._home = places.home(lasting=lasting)
+        self._log = LogFile(self._home / "log")
+        self._log_pipe = os.pipe2(
+            os.O_CLOEXEC | os.O_NONBLOCK
+        )  # a full pipe costs lines: it must not stop who empties it
+        self._watch = Watch()
+        self._clients = Clients(self._watch, self._on_request, self._scan_soon)
+        self._engine = EngineProcess(self._watch, self._on_engine, self._on_engine_end)
+        self._namespace: namespace.Made | None = None
+        self._commands = 0  # that went inside and have not ended
+        self._scan_delay_s = SCAN_FIRST_S
+        self._failures = 0
+        self._restart_delay_s = RESTART_FIRST_S
+        self._ready = False
+        self._was_ready = False
+        self._latest: Message = {"progress": "starting"}
+        self._ending = False
+        self._logout = False
+
+    # --- the whole life
+
+    def serve(self, first: socket.socket) -> None:
+        """Run the node until it ends. `first` is the connection of the client that asked for it."""
+        for fd in (1, 2):
+            os.dup2(self._log_pipe[1], fd)  # our own lines go the engine's way, so that the file has one writer
+        self._watch.reader(self._log_pipe[0], self._on_log)
+        self._watch.signals((signal.SIGTERM, signal.SIGINT), self._end_soon)
+        try:
+            self._clients.admit(first, waiting=True)
+            tun.check()
+            self._identity = self._load_identity()
+            self._write_resolver_files()
+            self._api = listening_socket(socket.SOCK_STREAM, self._places.api, self._config.owner_uid)
+            self._clients.listen(self._places.control)
+            self._start_engine()  # it talks to control while we make the namespace
+            self._make_namespace()
+            self._save_settings()
+            while not self._ending:
+                self._watch.turn()
+        except UserError as error:
+            self._fail(error.message, error.hint)
+        except OSError as error:
+            self._fail(f"the node cannot be made: {error}", "tsns needs root with CAP_NET_ADMIN and CAP_SYS_ADMIN")
+        finally:
+            self._end()
+
+    def _load_identity(self) -> Identity:
+        identity = state.load(self._home / "identity.json") or Identity.generate()
+        if identity.control_url not in (None, self._config.login_server):
+            raise UserError(*self._belongs_elsewhere(str(identity.control_url)))
+        return identity
+
+    def _belongs_elsewhere(self, server: str) -> tuple[str, str]:
+        name = self._places.name
+        return f"the node {name} belongs to {server}", f"use another name, or `tsns rm {name}` to forget its identity"
+
+    def _make_namespace(self) -> None:
+        began = time.monotonic()
+        self._namespace = namespace.make(self._places.namespace)
+        self._inside = namespace.identity(self._namespace.namespace)
+        log.info("namespace %s made in %.0f ms", self._places.namespace, 1000 * (time.monotonic() - began))
+        self._give_tun()
+
+    def _end_soon(self) -> None:
+        self._ending = True
+
+    def _fail(self, error: str, hint: str) -> None:
+        """The node cannot be: say so to all who wait, and end."""
+        log.error("%s (%s)", error, hint)
+        self._tell_waiting({"error": error, "hint": hint})
+        self._ending = True
+
+    def _end(self) -> None:
+        self._places.control.unlink(missing_ok=True)  # no new clients; those in the backlog find nobody and start anew
+        self._engine.stop(logout=self._logout or self._config.ephemeral)
+        self._on_log()
+        for path in (self._places.api, self._places.resolv, self._places.nsswitch):
+            path.unlink(missing_ok=True)
+        namespace.unpin(self._places.namespace)
+        if self._namespace is not None:
+            os.close(self._namespace.tun)
+        if not self._lasting:
+            shutil.rmtree(self._places.passing, ignore_errors=True)
+        self._places.lock.unlink(missing_ok=True)
+        self._clients.tell_everybody({"stopped": True})
+
+    # --- clients
+
+    def _on_request(self, client: Client, message: Message) -> None:
+        match message.get("ask"):
+            case "run":
+                self._on_run(client, message)
+            case "join":
+                self._await_ready(client)
+            case "entered":
+                self._on_entered(client)
+            case "stop":
+                self._logout = self._logout or message.get("logout") is True
+                self._ending = True
+            case _:
+                self._clients.reply(
+                    client, {"error": "the node's keeper does not know this request", "hint": _OTHER_VERSION}
+                )
+
+    def _on_run(self, client: Client, message: Message) -> None:
+        try:
+            config = NodeConfig.from_message(message["config"])
+        except (KeyError, TypeError, ValueError):
+            self._clients.reply(client, {"error": "the node runs with another version of tsns", "hint": _OTHER_VERSION})
+            return
+        if config.login_server != self._config.login_server:
+            error, hint = self._belongs_elsewhere(self._config.login_server)
+            self._clients.reply(client, {"error": error, "hint": hint})
+            return
+        if _settings(config) != _settings(self._config):
+            self._change(config)
+        self._await_ready(client)
+
+    def _change(self, config: NodeConfig) -> None:
+        """Other settings: the engine starts anew with them. The TUN stays, so flows see a pause and no end."""
+        log.info("the settings have changed: starting the engine anew")
+        self._config = config
+        self._save_settings()
+        self._ready = False
+        self._latest = {"progress": "applying the new settings"}
+        self._engine.stop(logout=False)
+        self._start_engine()
+
+    def _await_ready(self, client: Client) -> None:
+        client.waiting = True
+        if self._ready:
+            self._answer_waiting()
+        else:
+            self._clients.reply(client, self._latest)
+
+    def _answer_waiting(self) -> None:
+        assert self._namespace is not None  # ready
+        answer = {"ready": True, "resolv": str(self._places.resolv), "nsswitch": str(self._places.nsswitch)}
+        self._clients.tell_waiting(answer, [self._namespace.namespace])
+        self._clients.served()
+
+    def _tell_waiting(self, message: Message) -> None:
+        self._latest = message
+        self._clients.tell_waiting(message)
+
+    # --- who is inside
+
+    def _on_entered(self, client: Client) -> None:
+        pidfd = client.pidfd()
+        if pidfd is not None:
+            self._commands += 1
+            self._watch.reader(pidfd, lambda: self._on_command_end(pidfd))
+        self._clients.drop(client)
+
+    def _on_command_end(self, pidfd: int) -> None:
+        self._watch.forget(pidfd)
+        os.close(pidfd)
+        self._commands -= 1
+        self._scan_soon()
+
+    def _needed(self) -> bool:
+        return bool(self._commands or self._clients.anybody_waiting or (self._lasting and self._was_ready))
+
+    def _scan_soon(self) -> None:
+        if not self._needed() and not self._watch.has_moment("scan"):
+            self._scan_delay_s = SCAN_FIRST_S
+            self._watch.at("scan", time.monotonic(), self._scan)
+
+    def _scan(self) -> None:
+        """The command's end is not the end: its descendants may live on."""
+        if self._needed():
+            return
+        # Twice, since a fork may slip past one pass over /proc.
+        if self._namespace is None or not (namespace.inside(self._inside) or namespace.inside(self._inside)):
+            self._ending = True
+            return
+        self._watch.at("scan", time.monotonic() + self._scan_delay_s, self._scan)
+        self._scan_delay_s = min(2 * self._scan_delay_s, SCAN_MAX_S)
+
+    def _inside_now(self) -> Message:
+        pids = namespace.inside(self._inside) if self._namespace is not None else []
+        processes = [{"kind": "process", "id": str(pid), "name": _command_name(pid)} for pid in pids[:MAX_LISTED]]
+        return {"netns": str(self._places.namespace), "processes": processes}
+
+    # --- the engine
+
+    def _start_engine(self) -> None:
+        def body(channel: socket.socket, parent: int) -> NoReturn:
+            engine.run(channel, self._api, self._config, self._identity, parent)
+
+        self._engine.start(body)
+        self._give_tun()
+
+    def _give_tun(self) -> None:
+        if self._namespace is not None:
+            self._engine.tell({"give": "tun"}, [self._namespace.tun, *self._namespace.dns])
+
+    def _on_engine(self, message: Message) -> None:
+        """The engine's words. Nothing here believes them further than it has checked."""
+        match message:
+            case {"say": "progress", "text": str(text)}:
+                self._tell_waiting({"progress": text[:MAX_TEXT]})
+            case {"say": "login", "url": str(url)}:
+                self._tell_waiting({"login": url[:MAX_TEXT]})
+            case {"say": "ready"}:
+                self._on_ready()
+            case {"say": "failed", "error": str(error), "hint": str(hint)}:
+                self._fail(error[:MAX_TEXT], hint[:MAX_TEXT])
+            case {"ask": "network", "addresses": list(addresses)}:
+                error = self._set_network([str(item) for item in addresses])
+                self._engine.tell({"done": "network", "error": error})
+            case {"ask": "dns", "search": list(search)}:
+                self._set_search([str(domain) for domain in search])
+            case {"ask": "inside"}:
+                self._engine.tell({"done": "inside", "error": "", **self._inside_now()})
+            case {"ask": "save", "identity": str(text)}:
+                self._engine.tell({"done": "save", "error": self._save_identity(text.encode())})
+            case _:
+                log.warning("the engine said something unknown")
+
+    def _on_ready(self) -> None:
+        self._ready = self._was_ready = True
+        self._config = replace(self._config, auth_key=None)  # it has done its work
+        log.info("ready")
+        self._answer_waiting()
+
+    def _on_engine_end(self, status: int, lived_s: float) -> None:
+        """A crash. The TUN stays ours: packets wait in it for the next engine, and the command notices a pause, not an error."""
+        code = os.waitstatus_to_exitcode(status)
+        how = f"signal {-code}" if code < 0 else f"status {code}"
+        log.error("the engine ended unbidden (%s) after %.1f s", how, lived_s)
+        self._ready = False
+        self._failures = 1 if lived_s > STEADY_AFTER_S else self._failures + 1
+        if not self._was_ready and self._failures >= MAX_FIRST_FAILURES:
+            self._fail("the node's engine failed at its start", f"see its log: {self._log.path}")
+            return
+        self._restart_delay_s = (
+            RESTART_FIRST_S if self._failures <= 1 else min(2 * self._restart_delay_s, RESTART_MAX_S)
+        )
+        self._watch.at("restart", time.monotonic() + self._restart_delay_s, self._start_engine)
+
+    def _set_network(self, addresses: list[str]) -> str:
+        if self._namespace is None:
+            return "there is no namespace yet"
+        try:
+            routes.apply(self._namespace.namespace, routes.check(addresses))
+        except (ValueError, OSError) as error:
+            log.warning("addresses refused: %s", error)
+            return str(error)
+        return ""
+
+    # --- files
+
+    def _on_log(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self._log_pipe[0], MAX_LOG_READ_BYTES):
+                self._log.write(data)
+
+    def _write_resolver_files(self) -> None:
+        self._set_search([])
+        host = Path(mounts.NSSWITCH_PATH)
+        text = host.read_text() if host.exists() else ""
+        _write_readable(self._places.nsswitch, mounts.nsswitch(text))
+
+    def _set_search(self, search: list[str]) -> None:
+        domains = resolv.checked_search(search) if self._config.accept_dns else []
+        _write_readable(self._places.resolv, resolv.render(domains, magic_dns=self._config.accept_dns))
+
+    def _save_identity(self, data: bytes) -> str:
+        try:
+            self._identity = Identity.load(data)  # which the next engine gets, whatever the disk does
+            state.save(self._home / "identity.json", data)
+        except (OSError, ValueError, UserError) as error:
+            log.warning("the identity could not be saved: %s; a restart of this machine may need a new login", error)
+            return str(error)
+        return ""
+
+    def _save_settings(self) -> None:
+        if self._lasting:
+            with contextlib.suppress(OSError):  # the identity's own saving says that the disk is full
+                state.save(self._home / "settings.json", json.dumps(_settings(self._config)).encode())
+
+
+def _settings(config: NodeConfig) -> Message:
+    """What is remembered of a lasting node's configuration; no secret among it."""
+    return {key: value for key, value in config.to_message().items() if key not in NO_SETTING}
+
+
+def _command_name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _write_readable(path: Path, text: str) -> None:
+    """In place: commands inside have this very file mounted."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, READABLE_MODE)
+    with open(fd, "w") as file:
+        file.write(text)
+    path.chmod(READABLE_MODE)
+
+
+def _lock(path: Path) -> int | None:
+    """The node's lock, which a kill frees; None while another keeper has it. A file unlinked meanwhile does not count."""
+    while True:
+        fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, LOCK_MODE)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.stat(path).st_ino == os.fstat(fd).st_ino:
+                return fd
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        os.close(fd)
+
+
+def run(connection: socket.socket) -> NoReturn:
+    """A keeper's whole life, in a process of its own; the request is read from the connection."""
+    status = 1
+    try:
+        linux.close_all_but(connection.fileno())
+        logging.raiseExceptions = False  # see the log pipe
+        logging.basicConfig(format="%(asctime)s %(levelname).1s %(name)s: %(message)s", level=logging.INFO, force=True)
+        message, _ = messages.receive(connection)
+        config = NodeConfig.from_message(message["config"])
+        places = Places(run=Path(message["run"]), state=Path(message["state"])).node(config.name)
+        lasting = message["lasting"] is True
+        if _lock(places.lock) is None:
+            messages.send(connection, {"busy": True})
+        else:
+            state.make_private_directory(places.home(lasting=lasting))
+            Keeper(places, config, lasting=lasting).serve(connection)
+        status = 0
+    except (EOFError, ConnectionError):
+        status = 0  # the client left before it asked
+    except UserError as error:
+        messages.send(connection, {"error": error.message, "hint": error.hint})
+    except Exception:  # the last frame of a process: say it where somebody may look
+        log.exception("the keeper failed")
+    finally:
+        os._exit(status)

@@ -1,0 +1,73 @@
+"""The keeper as the engine sees it: what it may say and ask for (ring 1)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from tsns.node import messages
+from tsns.node.messages import Message
+
+ANSWER_TIMEOUT_S: Final = 15.0
+
+log = logging.getLogger(__name__)
+
+
+class KeeperChannel:
+    """The engine's end of the channel. `on_tun` gets descriptors (TUN, then DNS sockets), `on_stop` whether to log out."""
+
+    def __init__(
+        self, sock: socket.socket, on_tun: Callable[[list[int]], None], on_stop: Callable[[bool], None]
+    ) -> None:
+        self._sock = sock
+        self._on_tun = on_tun
+        self._on_stop = on_stop
+        self._asked: dict[str, deque[asyncio.Future[Message]]] = {}
+
+    def start(self) -> None:
+        """Hear the keeper from now on."""
+        self._sock.setblocking(False)
+        asyncio.get_running_loop().add_reader(self._sock, self._read)
+
+    def _read(self) -> None:
+        try:
+            message, fds = messages.receive(self._sock)
+        except BlockingIOError:
+            return
+        except (EOFError, OSError, ValueError):
+            asyncio.get_running_loop().remove_reader(self._sock)
+            self._on_stop(False)  # without a keeper there is no node; the kernel ends us too
+            return
+        match message:
+            case {"give": "tun"}:
+                self._on_tun(fds)
+            case {"done": str(what)}:
+                waiting = self._asked.get(what)
+                if waiting:
+                    waiting.popleft().set_result(message)
+            case {"stop": True, "logout": logout}:
+                self._on_stop(bool(logout))
+            case _:
+                log.warning("the keeper said something unknown")
+
+    def say(self, message: Message) -> None:
+        """Tell the keeper something; one that cannot hear is about to end us."""
+        try:
+            messages.send(self._sock, message)
+        except (OSError, ValueError) as error:
+            log.warning("the keeper does not hear: %s", error)
+
+    async def ask(self, what: str, message: Message | None = None) -> Message:
+        """Ask for something that is answered when it is done; `error` in the answer is empty when it went well."""
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._asked.setdefault(what, deque()).append(answer)
+        self.say({"ask": what, **(message or {})})
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                return await asyncio.shield(answer)  # a late answer still belongs to this question
+        except TimeoutError:
+            return {"error": "the keeper did not answer"}

@@ -1,0 +1,114 @@
+"""The node's own HTTP interface on a Unix socket: status, ping (ring 1).
+
+One request a connection; the path decides who answers. Whoever may open the socket may ask: root, and the one whom the keeper gave it to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import h11
+
+from tsns.error import UserError
+from tsns.node import messages
+
+MAX_BODY_BYTES: Final = 64 << 10
+MAX_CONNECTIONS: Final = 32
+REQUEST_TIMEOUT_S: Final = 10.0
+READ_BYTES: Final = 64 << 10
+
+Answer = dict[str, Any]
+Handler = Callable[[Answer], Awaitable[Answer]]
+
+log = logging.getLogger(__name__)
+
+
+class LocalApi:
+    """Serves `handlers`, by (method, path), on a listening socket."""
+
+    def __init__(
+        self, listener: socket.socket, uids: frozenset[int], handlers: Mapping[tuple[str, str], Handler]
+    ) -> None:
+        self._listener = listener
+        self._uids = uids
+        self._handlers = handlers
+        self._connections = 0
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Begin to listen."""
+        self._server = await asyncio.start_unix_server(self._serve, sock=self._listener)
+
+    def close(self) -> None:
+        """Answer nobody any more."""
+        if self._server is not None:
+            self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections += 1
+        try:
+            peer = messages.peer_uid(writer.get_extra_info("socket"))
+            if peer in self._uids and self._connections <= MAX_CONNECTIONS:
+                await self._converse(reader, writer)
+        except (OSError, h11.ProtocolError, TimeoutError) as error:
+            log.debug("a request came to nothing: %s", error)
+        finally:
+            self._connections -= 1
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        http = h11.Connection(h11.SERVER)
+        async with asyncio.timeout(REQUEST_TIMEOUT_S):
+            request, body = await _read_request(http, reader)
+        status, answer = await self._answer(request, body)
+        data = json.dumps(answer).encode()
+        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(data))), ("Connection", "close")]
+        writer.write(
+            (http.send(h11.Response(status_code=status, headers=headers)) or b"")
+            + (http.send(h11.Data(data=data)) or b"")
+            + (http.send(h11.EndOfMessage()) or b"")
+        )
+        await writer.drain()
+
+    async def _answer(self, request: h11.Request, body: bytes) -> tuple[int, Answer]:
+        method, path = request.method.decode(), request.target.decode().partition("?")[0]
+        handler = self._handlers.get((method, path))
+        if handler is None:
+            return 404, {"error": f"{method} {path} is not served here", "hint": "see docs/json.md"}
+        try:
+            asked = json.loads(body or b"{}")
+            if not isinstance(asked, dict):
+                raise ValueError("the body is not an object")
+            return 200, await handler(asked)
+        except ValueError as error:
+            return 400, {"error": f"the request cannot be understood: {error}", "hint": "see docs/json.md"}
+        except UserError as error:
+            return 409, {"error": error.message, "hint": error.hint}
+
+
+async def _read_request(http: h11.Connection, reader: asyncio.StreamReader) -> tuple[h11.Request, bytes]:
+    """The request and its whole body; h11.ProtocolError for anything else."""
+    request: h11.Request | None = None
+    body = b""
+    while True:
+        match http.next_event():
+            case h11.Request() as request:
+                pass
+            case h11.Data(data=data):
+                body += data
+                if len(body) > MAX_BODY_BYTES:
+                    raise h11.RemoteProtocolError("the body is too large")
+            case h11.EndOfMessage() if request is not None:
+                return request, body
+            case h11.NEED_DATA:
+                http.receive_data(await reader.read(READ_BYTES))
+            case _:
+                raise h11.RemoteProtocolError("no request")

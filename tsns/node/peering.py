@@ -1,0 +1,134 @@
+"""What of the netmap becomes WireGuard peers (ring 1).
+
+Source: the rules of net/routemanager in Tailscale's module: a peer's own addresses always, other prefixes only when the person asked for
+them, and nothing for a peer that cannot or must not be talked to.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from tsns.control.netmap import NetMap, NetMapChange
+from tsns.control.nodes import prefixes
+from tsns.keys import DiscoPublic, NodePublic
+from tsns.proto.addresses import Prefix, pack
+from tsns.proto.types import Node
+from tsns.wg.device import Device
+from tsns.wg.endpoints import DerpPath
+from tsns.wg.router import Router
+
+EXPIRY_CHECK_MAX_S: Final = 60.0
+EXPIRY_CHECK_MIN_S: Final = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class Peering:
+    """Keeps device and router as the netmap has them; the sessions of peers that did not change are left alone."""
+
+    def __init__(self, device: Device, router: Router) -> None:
+        self._device = device
+        self._router = router
+        self._expired: set[NodePublic] = set()
+        self._jailed: set[NodePublic] = set()  # they may not open connections to us
+
+    def apply(self, netmap: NetMap, change: NetMapChange, wall_now: float) -> None:
+        """Follow one difference."""
+        for node in change.removed:
+            self._remove(node)
+        for old, new in change.changed:
+            if old.key != new.key:
+                self._remove(old)
+            elif old.disco_key != new.disco_key and (key := node_key(new)):
+                self._device.reset_peer(key)  # it has started anew, and knows our session no more
+            self._set(netmap, new, wall_now)
+        for node in change.added:
+            self._set(netmap, node, wall_now)
+        self._router.set_jailed(self._jailed)
+
+    def recheck(self, netmap: NetMap, wall_now: float) -> None:
+        """Part with the peers whose keys have run out since."""
+        for node in netmap.peers.values():
+            key = node_key(node)
+            if key and key not in self._expired and netmap.expired(node, wall_now):
+                log.info("the key of %s has expired", node.name)
+                self._set(netmap, node, wall_now)
+
+    @staticmethod
+    def next_check_s(netmap: NetMap, wall_now: float) -> float:
+        """How long until a key may run out; not for ever, since the netmap changes meanwhile."""
+        due = netmap.next_expiry(wall_now)
+        return min(max((due or wall_now + EXPIRY_CHECK_MAX_S) - wall_now, EXPIRY_CHECK_MIN_S), EXPIRY_CHECK_MAX_S)
+
+    def _set(self, netmap: NetMap, node: Node, wall_now: float) -> None:
+        key = node_key(node)
+        if key is None:
+            return
+        expired = netmap.expired(node, wall_now)
+        allowed = [] if expired else allowed_prefixes(node)
+        if not allowed:
+            self._remove(node)
+        else:
+            self._device.set_peer(key, allowed)
+            self._router.set_path(key, DerpPath(node.home_derp) if node.home_derp else None)
+            (self._jailed.add if node.is_jailed else self._jailed.discard)(key)
+        (self._expired.add if expired else self._expired.discard)(key)
+
+    def _remove(self, node: Node) -> None:
+        key = node_key(node)
+        if key is not None:
+            self._router.set_path(key, None)
+            self._device.remove_peer(key)
+            self._jailed.discard(key)
+            self._expired.discard(key)
+
+
+def node_key(node: Node) -> NodePublic | None:
+    """The node's WireGuard key; None where it has none that can be read."""
+    try:
+        return NodePublic.parse_optional(node.key)
+    except ValueError:
+        return None
+
+
+def allowed_prefixes(node: Node) -> list[Prefix]:
+    """The prefixes that may be sent to this peer and come from it; none where it cannot be talked to."""
+    if not _reachable(node):
+        return []
+    own = set(node.addresses or ())
+    wanted = own if node.allowed_ips is None else [text for text in node.allowed_ips if text in own]
+    return list(prefixes(wanted))
+
+
+def own_addresses(node: Node) -> list[str]:
+    """A node's addresses without their lengths, IPv4 first."""
+    found = [text.partition("/")[0] for text in node.addresses or ()]
+    return sorted(found, key=lambda text: ":" in text)
+
+
+def find_peer(netmap: NetMap, wanted: str) -> tuple[Node, str] | None:
+    """The node (perhaps ourselves) of this address, host name or FQDN, and the address to reach it by."""
+    plain = wanted.rstrip(".").lower()
+    nodes = [*netmap.peers.values(), *([netmap.self_node] if netmap.self_node else [])]
+    try:
+        packed = pack(plain)
+    except ValueError:
+        packed = b""
+    for node in nodes:
+        addresses = own_addresses(node)
+        name = (node.name or "").rstrip(".").lower()
+        if packed and any(prefix.network == packed for prefix in prefixes(node.addresses)):
+            return node, plain
+        if addresses and plain in (name, name.partition(".")[0]):
+            return node, addresses[0]
+    return None
+
+
+def _reachable(node: Node) -> bool:
+    """A node with neither a relay nor a key to find paths by, and which is no plain WireGuard peer, cannot be reached at all."""
+    try:
+        disco = DiscoPublic.parse_optional(node.disco_key)
+    except ValueError:
+        disco = None
+    return bool(disco or node.home_derp or node.is_wireguard_only)

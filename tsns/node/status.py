@@ -1,0 +1,126 @@
+"""A node's state as the person sees it, in the JSON of `tsns status` (ring 1). docs/json.md lists the fields."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from tsns.control.netmap import NetMap
+from tsns.derp.client import RegionStatus
+from tsns.keys import NodePublic
+from tsns.node.peering import node_key, own_addresses
+from tsns.proto.types import Node, decode_hostinfo, parse_time
+from tsns.wg.peer import PeerStatistics
+
+SCHEMA: Final = 1
+
+
+class Statistics(Protocol):
+    """Where the numbers of a peer come from."""
+
+    def statistics(self, peer: NodePublic) -> PeerStatistics:
+        """What this peer has sent and received."""
+
+
+@dataclass(slots=True)
+class Condition:
+    """What the engine knows of itself beside the netmap."""
+
+    state: str = "starting"
+    login_url: str = ""
+    home: int | None = None
+    warnings: dict[str, str] = field(default_factory=dict)  # by what they are about
+
+
+def status(
+    name: str, condition: Condition, netmap: NetMap | None, device: Statistics, relays: Iterable[RegionStatus]
+) -> dict[str, Any]:
+    """The whole answer of GET /tsns/v1/status."""
+    health = list(condition.warnings.values())
+    answer: dict[str, Any] = {
+        "schema": SCHEMA,
+        "name": name,
+        "state": condition.state,
+        "login_url": condition.login_url,
+        "health": health,
+        "self": None,
+        "peers": [],
+        "tailnet": "",
+        "home_region": _region_name(netmap, condition.home),
+        "relays": [_relay(relay) for relay in relays],
+    }
+    if netmap is None or netmap.self_node is None:
+        return answer
+    health += netmap.health
+    answer["self"] = _self(netmap.self_node)
+    answer["tailnet"] = netmap.domain or ""
+    wall_now = time.time()
+    answer["peers"] = [_peer(netmap, node, device, wall_now) for node in _sorted(netmap.peers)]
+    return answer
+
+
+def _sorted(peers: Mapping[int, Node]) -> list[Node]:
+    return sorted(peers.values(), key=lambda node: (node.name or "", node.id))
+
+
+def short_name(node: Node) -> str:
+    """The first label of a node's FQDN."""
+    return (node.name or "").partition(".")[0]
+
+
+def _named(node: Node) -> dict[str, Any]:
+    return {"name": short_name(node), "dns_name": (node.name or "").rstrip("."), "addresses": own_addresses(node)}
+
+
+def _self(node: Node) -> dict[str, Any]:
+    expiry = parse_time(node.key_expiry)
+    return {
+        **_named(node),
+        "online": node.online is not False,
+        "key_expiry": expiry.timestamp() if expiry else None,
+        "tags": node.tags or [],
+    }
+
+
+def _peer(netmap: NetMap, node: Node, device: Statistics, wall_now: float) -> dict[str, Any]:
+    key = node_key(node)
+    numbers = device.statistics(key) if key else PeerStatistics(0, 0, None)
+    user = netmap.user_profiles.get(node.user or 0)
+    return {
+        **_named(node),
+        "user": (user.login_name or "") if user else "",
+        "os": decode_hostinfo(node).os or "",
+        "online": node.online,
+        "expired": netmap.expired(node, wall_now),
+        "path": path(netmap, node.home_derp),
+        "rx_bytes": numbers.rx_bytes,
+        "tx_bytes": numbers.tx_bytes,
+        "last_handshake": numbers.last_handshake,
+        "tags": node.tags or [],
+    }
+
+
+def path(netmap: NetMap | None, region: int | None) -> dict[str, Any]:
+    """How packets to a peer go."""
+    if not region:
+        return {"kind": "none", "address": "", "region": ""}
+    return {"kind": "derp", "address": "", "region": _region_name(netmap, region)}
+
+
+def _region_name(netmap: NetMap | None, region: int | None) -> str:
+    if not region:
+        return ""
+    known = (netmap.derp_map.regions or {}).get(region) if netmap else None
+    return (known.region_code if known else None) or str(region)
+
+
+def _relay(relay: RegionStatus) -> dict[str, Any]:
+    return {
+        "region": relay.code or str(relay.region),
+        "state": str(relay.state),
+        "home": relay.home,
+        "node": relay.node,
+        "complaint": relay.health or relay.error,
+    }
