@@ -1,0 +1,45 @@
+"""The outcome of all settings: complete, carried over a socket, and silent about its secret."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tsns.config import DEFAULT_LOGIN_SERVER, NodeConfig, Secret
+
+
+def test_a_secret_shows_in_no_repr() -> None:
+    config = NodeConfig(name="web", auth_key=Secret("tskey-auth-x"))
+    assert "tskey" not in repr(config)
+    assert "tskey" not in f"{config.auth_key} {config.auth_key!r}"
+    assert config.auth_key is not None
+    assert config.auth_key.reveal() == "tskey-auth-x"
+
+
+def test_a_config_survives_its_way_as_json() -> None:
+    config = NodeConfig(
+        name="web",
+        login_server="https://hs.example",
+        auth_key=Secret("k"),
+        hostname="other",
+        ephemeral=True,
+        advertise_tags=("tag:a", "tag:b"),
+        accept_dns=False,
+        timeout_s=3.5,
+        capability_version=113,
+        tls_roots="/roots.pem",
+        owner_uid=1000,
+    )
+    assert NodeConfig.from_message(json.loads(json.dumps(config.to_message()))) == config
+
+
+def test_a_config_without_key_has_none_afterwards_either() -> None:
+    assert NodeConfig.from_message(NodeConfig(name="web").to_message()) == NodeConfig(
+        name="web", login_server=DEFAULT_LOGIN_SERVER
+    )
+
+
+def test_a_message_of_another_version_is_refused() -> None:
+    with pytest.raises(TypeError):
+        NodeConfig.from_message({"name": "web", "flux_capacitor": True})

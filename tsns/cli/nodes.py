@@ -1,0 +1,132 @@
+"""`run`, `exec`, `up`, `down`, `rm`, `ls`: commands that make, end and list nodes (ring 2)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from tsns import auth_key, settings
+from tsns.cli import arguments, enter, output, tables, terminal
+from tsns.cli.arguments import Parsed
+from tsns.cli.options import Json, Quiet, Verbose, waiting, with_flags
+from tsns.cli.queries import status_of
+from tsns.error import UsageError, UserError
+from tsns.node import client
+from tsns.node.places import Places, check_name, places
+from tsns.settings import Given
+
+Names = Annotated[list[str], typer.Argument(metavar="NAME", help="The nodes")]
+Command = Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND", help="The command and its arguments")]
+
+
+@with_flags(arguments.RUN_FLAGS)
+def run(given: Given, command: Command = None) -> int:
+    """Put a command on a tailnet, and nothing else.
+
+    Without --name the node is made for this command and goes with it.
+    """
+    enter.run(Parsed(given=dict(given), command=command or []))
+
+
+@with_flags(arguments.EXEC_FLAGS)
+def execute(
+    given: Given, name: Annotated[str, typer.Argument(metavar="NAME", help="A running node")], command: Command = None
+) -> int:
+    """Run a command inside a running node."""
+    enter.execute(Parsed(given=dict(given), words=[name], command=command or []))
+
+
+@with_flags(arguments.UP_FLAGS)
+def up(
+    given: Given,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of your choice: a-z, 0-9 and hyphens")],
+) -> int:
+    """Make, start or change a lasting node."""
+    where = places(os.environ)
+    check_name(name)
+    enter.need_root("up", "it makes a network namespace")
+    config = settings.node_config(name, given, os.environ, remembered=client.saved_settings(name, where))
+    auth_key.forget(os.environ)
+    quiet = bool(given.get("quiet"))
+    with waiting(f"starting the node {name}", quiet, int(given.get("verbose", 0))) as progress:
+        client.start(config, where, progress, lasting=True).close()
+    if not quiet:
+        own = _status_or_guess(name, where, 0).get("self") or {}
+        known = [str(own.get("dns_name") or "").rstrip("."), *tables.addresses(own, version=None)]
+        terminal.say(f"{name} is up: {' '.join(filter(None, known))} ({progress.seconds:.1f} s)")
+    return 0
+
+
+def _each(names: list[str], action: Callable[[str], None], verbose: int) -> int:
+    """Do it to all of them, whatever becomes of the single one; 1 if one of them failed."""
+    status = 0
+    for name in dict.fromkeys(names):
+        try:
+            action(name)
+        except UserError as error:
+            status = max(status, terminal.report(error, verbose, owns_status=False))
+    return status
+
+
+def down(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="The nodes")] = None,
+    logout: Annotated[bool, typer.Option("--logout", help="Also remove them from their tailnets")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="All that are running")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> int:
+    """Stop nodes; their identities stay."""
+    if bool(names) == everything:
+        raise UsageError("say which nodes, or --all", "write `tsns down NAME`; `tsns ls` shows the names")
+    where = places(os.environ)
+    for name in names or ():
+        check_name(name)
+    enter.need_root("down", "it removes a network namespace")
+
+    def stop(name: str) -> None:
+        with waiting(f"stopping the node {name}", quiet, verbose):
+            client.stop(name, where, logout=logout)
+
+    return _each(names or client.names(where), stop, verbose)
+
+
+def remove(names: Names, quiet: Quiet = False, verbose: Verbose = 0) -> int:
+    """Log nodes out and forget them."""
+    where = places(os.environ)
+    for name in names:
+        check_name(name)
+    enter.need_root("rm", "it removes a network namespace")
+
+    def forget(name: str) -> None:
+        with waiting(f"removing the node {name}", quiet, verbose) as progress:
+            client.forget(name, where, progress)
+
+    return _each(names, forget, verbose)
+
+
+def list_nodes(as_json: Json = False, quiet: Quiet = False, verbose: Verbose = 0) -> int:
+    """List the nodes of this machine, running or stopped."""
+    where = places(os.environ)
+    names = sorted({*client.names(where), *client.known(where)})
+    with waiting("the nodes to answer", quiet, verbose):
+        nodes = [tables.listed(_status_or_guess(name, where, verbose)) for name in names]
+    if as_json:
+        output.answer({"nodes": nodes})
+    elif nodes:
+        output.lines(tables.node_list(nodes))
+    elif not quiet:
+        terminal.say("there are no nodes yet; `tsns up NAME` makes one")
+    return 0
+
+
+def _status_or_guess(name: str, where: Places, verbose: int) -> tables.Object:
+    """One node that does not answer must not hide the others: its engine may just be starting, or it may be somebody else's."""
+    try:
+        return status_of(name, where)
+    except UserError as error:
+        if verbose:
+            terminal.say(f"{name}: {error.message}")
+        return {**tables.stopped(name), "state": "starting"}
