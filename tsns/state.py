@@ -126,13 +126,16 @@ def save(path: Path, data: bytes) -> None:
 def load(path: Path) -> Identity | None:
     """The identity in this file, None where there is no file. Garbage is moved aside, and UserError says where to."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise UserError(
             f"cannot read {path}: {error.strerror}", "see who owns it; it must be a file of root's"
         ) from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):  # a directory, or a pipe that would keep us waiting
+        os.close(fd)
+        raise UserError(f"{path} is no file", "move it away, or set TSNS_STATE_DIR to another place")
     with open(fd, "rb") as file:
         data = file.read(MAX_FILE_BYTES + 1)
     try:

@@ -283,13 +283,6 @@ def test_garbage_is_moved_aside_and_never_replaced_by_somebody_new(path: Path, d
     assert load(path) is None
 
 
-def test_what_cannot_be_read_stays(path: Path) -> None:
-    path.mkdir(parents=True)
-    with pytest.raises((UserError, OSError)):
-        load(path)
-    assert path.is_dir()
-
-
 # --- secrets -------------------------------------------------------------------------------------------------------
 
 
@@ -325,3 +318,12 @@ def test_a_single_wrong_byte_gives_an_identity_or_an_error(at: int, change: int)
     except ValueError as error:
         reason = str(error)
     assert len(reason) < 100
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["directory", "pipe"])
+def test_what_is_no_file_is_told_and_left_alone(path: Path, make: Callable[[Path], None]) -> None:
+    path.parent.mkdir(parents=True)
+    make(path)
+    with pytest.raises(UserError, match="is no file"):
+        load(path)
+    assert path.exists()

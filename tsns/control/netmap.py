@@ -61,6 +61,12 @@ class NetMapChange:
     health: bool = False
     lock: bool = False
 
+    def peers(self) -> Iterator[tuple[Node | None, Node | None]]:
+        """All changes of peers as (old, new), those that go first: what they leave may be another's then."""
+        yield from ((node, None) for node in self.removed)
+        yield from self.changed
+        yield from ((None, node) for node in self.added)
+
     def __bool__(self) -> bool:
         """Whether there is anything to do."""
         flags = self.derp_map or self.rules or self.dns or self.users or self.health or self.lock

@@ -127,7 +127,6 @@ class Engine:
         for work in (self._be_controlled(), self._configure_network(), self._become_ready(), self._watch_expiry()):
             self._spawn(work)
         logout = await self._stop
-        self._api.close()
         if logout:
             await self._log_out()
         for task in self._tasks:
@@ -135,6 +134,7 @@ class Engine:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._pump is not None:
             self._pump.close()
+        await self._api.close()
         await self._dns.close()
         await self._derp.close()
 
@@ -244,33 +244,55 @@ class Engine:
         itself = netmap.self_node
         if itself is None:
             return
-        if change.rules or change.self_changed:
-            self._filter.update(
-                netmap.rules,
-                prefixes(itself.addresses),
-                shields_up=self._config.shields_up,
-                capability_holders=lambda wanted: (
-                    prefix for node in netmap.holders(wanted) for prefix in prefixes(node.addresses)
-                ),
-            )
+        self._apply_rules(netmap, change)
         self._peering.apply(netmap, change, time.time())
         if change.derp_map:
             self._derp.set_map(netmap.derp_map)
             self._home.set_map(netmap.derp_map)
+        for old, new in change.peers():
+            self._resolver.update_peer(old, new)
         if change.dns or change.self_changed:
-            self._resolver.update(self_node=itself, peers=netmap.peers.values(), config=netmap.dns)
+            self._resolver.configure(self_node=itself, config=netmap.dns)
             self._keeper.say({"ask": "dns", "search": search_domains(netmap.dns)})
-        else:
-            for old, new in (
-                *((None, node) for node in change.added),
-                *((node, None) for node in change.removed),
-                *change.changed,
-            ):
-                self._resolver.update_peer(old, new)
         if change.self_changed:
             self._network_wanted.set()
         if itself.machine_authorized is not False and itself.addresses:
             self._authorised.set()
+
+    def _apply_rules(self, netmap: NetMap, change: NetMapChange) -> None:
+        """Compile the filter anew where the rules, our addresses or those whom the rules mean have changed."""
+        itself = netmap.self_node
+        named = self._filter.rules.capabilities
+        meant = any(
+            node.unsigned_peer_api_only or named & (node.cap_map or {}).keys()
+            for pair in change.peers()
+            for node in pair
+            if node is not None
+        )
+        if itself is None or not (change.rules or change.self_changed or meant):
+            return
+        self._filter.update(
+            netmap.rules,
+            prefixes(itself.addresses),
+            shields_up=self._config.shields_up,
+            capability_holders=lambda wanted: (
+                prefix for node in netmap.holders(wanted) for prefix in prefixes(node.addresses)
+            ),
+            unsigned=[
+                prefix
+                for node in netmap.peers.values()
+                if node.unsigned_peer_api_only
+                for prefix in prefixes(node.addresses)
+            ],
+        )
+        if self._filter.rules.rejected:
+            self._warn("filter", "control's packet filter cannot be understood: nothing is let in")
+        elif self._filter.rules.skipped:
+            self._warn(
+                "filter", f"{self._filter.rules.skipped} entries of control's packet filter cannot be understood"
+            )
+        else:
+            self._condition.warnings.pop("filter", None)
 
     async def _watch_expiry(self) -> None:
         """Keys run out without a word from control."""

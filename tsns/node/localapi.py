@@ -38,31 +38,36 @@ class LocalApi:
         self._listener = listener
         self._uids = uids
         self._handlers = handlers
-        self._connections = 0
+        self._serving: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
         """Begin to listen."""
         self._server = await asyncio.start_unix_server(self._serve, sock=self._listener)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Answer nobody any more."""
         if self._server is not None:
             self._server.close()
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections += 1
+        task = asyncio.current_task()
+        assert task is not None  # the stream server runs us as one
+        self._serving.add(task)
         try:
             peer = messages.peer_uid(writer.get_extra_info("socket"))
-            if peer in self._uids and self._connections <= MAX_CONNECTIONS:
+            if peer in self._uids and len(self._serving) <= MAX_CONNECTIONS:
                 await self._converse(reader, writer)
         except (OSError, h11.ProtocolError, TimeoutError) as error:
             log.debug("a request came to nothing: %s", error)
         finally:
-            self._connections -= 1
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
+            self._serving.discard(task)
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         http = h11.Connection(h11.SERVER)

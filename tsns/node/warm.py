@@ -41,6 +41,6 @@ def watch_imports() -> None:
 
 def settle() -> None:
     """Before a fork: load what is loaded by name, then freeze all there is, so that parent and child go on sharing its memory."""
-    dns.rdata.load_all_types()  # a question may carry records of any type
+    dns.rdata.load_all_types()  # type: ignore[no-untyped-call]  # a question may carry records of any type
     gc.collect()
     gc.freeze()

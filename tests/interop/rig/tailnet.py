@@ -1,0 +1,70 @@
+"""A small internet with a control server and relays, ready for clients of either make."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from tests.interop.rig.control import Control, Headscale, OwnLab, UpstreamControl
+from tests.interop.rig.internet import Host, Internet
+from tests.interop.rig.peers import headscale_binary
+from tests.interop.rig.relay import Authority, Derper
+from tests.interop.rig.tailscaled import Tailscaled
+
+KINDS: Final = ("testcontrol", *(["headscale"] if headscale_binary() else []))  # control servers on this machine
+SERVERS: Final = {"testcontrol": UpstreamControl, "headscale": Headscale}
+LAB_REGION_CODE: Final = "lab1"
+
+
+@dataclass
+class Tailnet:
+    """What `tailnet()` yields: servers that run, and a way to add hosts."""
+
+    internet: Internet
+    server: Host
+    control: Control
+    region_code: str  # of the one relay, as the official client's status tells it
+    authority: Authority
+    _count: int = field(default=0)
+
+    @contextlib.contextmanager
+    def host(self, name: str, *, only_relays: bool = True) -> Iterator[Host]:
+        """A host whose programs trust the test authority, named `name` and a number, as long as the context lasts.
+
+        With `only_relays` UDP goes to the server only.
+        """
+        self._count += 1
+        host = self.internet.host(f"{name}{self._count}")
+        try:
+            host.environment["SSL_CERT_FILE"] = str(self.authority.file)
+            if only_relays:
+                host.block_udp(self.server.address)
+            yield host
+        finally:
+            self.internet.remove(host)
+
+    @contextlib.contextmanager
+    def tailscaled(self, name: str, *, only_relays: bool = True) -> Iterator[Tailscaled]:
+        """An official client on a host of its own, up."""
+        with self.host(name, only_relays=only_relays) as host, Tailscaled(host) as client:
+            client.up(self.control.url, self.control.auth_key())
+            yield client
+
+
+@contextlib.contextmanager
+def tailnet(kind: str, directory: Path) -> Iterator[Tailnet]:
+    """A new tailnet with this kind of server (one of KINDS, or "lab"); its files are in `directory`."""
+    with contextlib.ExitStack() as stack:
+        internet = stack.enter_context(Internet(directory))
+        server = internet.host("server")
+        authority = Authority(server.directory)
+        control, region_code = OwnLab(server), LAB_REGION_CODE
+        if kind != "lab":
+            relay = stack.enter_context(Derper(server, authority))
+            control, region_code = SERVERS[kind](server, (relay,)), relay.region_code
+        stack.callback(control.stop)
+        control.start()
+        yield Tailnet(internet, server, control, region_code, authority)

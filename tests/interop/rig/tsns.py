@@ -1,0 +1,102 @@
+"""tsns on a host, as a person runs it there: the command line, and nothing but the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any, Final
+
+from tests.interop.rig.internet import RUN_TIMEOUT_S, Daemon, Host
+from tests.machine import PrivateDirectories, new_private_directories
+
+LOG_TAIL_BYTES: Final = 6000
+
+
+@dataclass(frozen=True)
+class Tsns:
+    """The program with run and state directories of its own, on a host whose underlay it uses."""
+
+    host: Host
+    directories: PrivateDirectories
+
+    def command(self, *words: str) -> tuple[str, ...]:
+        """The command line of `tsns WORDS`."""
+        return (sys.executable, "-m", "tsns", *words)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the program finds in its environment besides the host's."""
+        return self.directories.environment
+
+    def run(
+        self, *words: str, stdin: str = "", timeout_s: float = RUN_TIMEOUT_S, check: bool = True
+    ) -> CompletedProcess[str]:
+        """Runs `tsns WORDS` to its end; AssertionError with the nodes' logs when it fails and `check` is set."""
+        result = self.host.run(
+            *self.command(*words), environment=self.environment, stdin=stdin, timeout_s=timeout_s, check=False
+        )
+        if check:
+            said = f"{result.stdout}\n{result.stderr}\n{self.logs()}"
+            assert result.returncode == 0, f"tsns {' '.join(words)}: status {result.returncode}\n{said}"
+        return result
+
+    def start(self, *words: str, log: str) -> Daemon:
+        """Starts `tsns WORDS`, which goes on; all that it says is in the log."""
+        return self.host.popen(*self.command(*words), log=log, environment=self.environment)
+
+    def inside(self, name: str, *words: str, check: bool = True) -> CompletedProcess[str]:
+        """Runs a command in the namespace of a running node."""
+        return self.run("exec", name, "--", *words, check=check)
+
+    def start_inside(self, name: str, *words: str, log: str) -> Daemon:
+        """Starts a command in the namespace of a running node."""
+        return self.start("exec", name, "--", *words, log=log)
+
+    def answer(self, *words: str) -> dict[str, Any]:
+        """What a query answers with --json."""
+        found: dict[str, Any] = json.loads(self.run(*words, "--json").stdout)
+        assert found["schema"] == 1
+        return found
+
+    def ip(self, name: str, version: int = 4) -> str:
+        """A node's own address."""
+        return self.run("ip", name, f"-{version}").stdout.strip()
+
+    def path_kind(self, name: str, peer: str) -> str:
+        """By what way the node `name` reaches a peer: direct, derp or none."""
+        peers = self.answer("status", name)["peers"]
+        return str(next(entry["path"]["kind"] for entry in peers if entry["name"] == peer))
+
+    def node_names(self) -> list[str]:
+        """The nodes that run."""
+        return [node["name"] for node in self.answer("ls")["nodes"] if node["state"] != "stopped"]
+
+    def logs(self) -> str:
+        """The ends of all logs of this program's nodes, for a failed test's message."""
+        files = [
+            path
+            for directory in (self.directories.run, self.directories.state)
+            for path in sorted(directory.rglob("*log*"))
+            if path.is_file()
+        ]
+        return "\n".join(f"--- {path}\n{_tail(path)}" for path in files)
+
+
+def _tail(path: Path) -> str:
+    return path.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace")
+
+
+@contextlib.contextmanager
+def tsns_on(host: Host) -> Iterator[Tsns]:
+    """tsns on this host, with all its nodes taken down at the end."""
+    with new_private_directories() as directories:
+        tsns = Tsns(host, directories)
+        try:
+            yield tsns
+        finally:
+            tsns.run("down", "--all", check=False)
