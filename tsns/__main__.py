@@ -1,4 +1,4 @@
-"""The program's entry: `run` and `exec` take the quick way, everything else goes through typer (ring 2).
+"""The program's entry: `run`, `exec` and `up` take the quick way, everything else goes through typer (ring 2).
 
 Whatever goes wrong ends here, as one `error:` line, one `hint:` line and an exit status.
 """
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not parsed.wants_help:
                 from tsns.cli import enter
 
-                enter.main(command, parsed)
+                return enter.main(command, parsed)
         from tsns.cli import app
 
         status = app.main(
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         terminal.silence_output()
         return 1
     except BaseException as error:  # noqa: BLE001 - the last frame: nothing may end in a traceback
-        return terminal.report(error, _verbosity([*leading, *rest]), owns_status=quick)
+        return terminal.report(error, _verbosity([*leading, *rest]), owns_status=command in arguments.BECOMING)
     return status
 
 

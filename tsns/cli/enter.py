@@ -1,4 +1,4 @@
-"""`tsns run` and `tsns exec`: get a node, become the command inside it (ring 2, standard library only).
+"""`tsns run`, `tsns exec` and `tsns up`: get a node, and become the command inside it (ring 2, standard library only).
 
 Nothing here may import typer, asyncio, pyroute2, cryptography, docker or subprocess: each would cost every `run` its time. A test watches.
 """
@@ -90,8 +90,33 @@ def execute(parsed: Parsed) -> NoReturn:
     process.run_in(entry, parsed.command, keep_caps=bool(parsed.given.get("keep-caps")))
 
 
-def main(command: str, parsed: Parsed) -> NoReturn:
-    """`run` or `exec`."""
-    if command == "run":
-        run(parsed)
-    execute(parsed)
+def up(parsed: Parsed) -> int:
+    """Make, start or change a lasting node, and leave it running."""
+    given, environ = parsed.given, os.environ
+    if not parsed.words:
+        raise UsageError(
+            "there is no node's name", "write `tsns up NAME`, with a name of your choice: a-z, 0-9 and hyphens"
+        )
+    where = places(environ)
+    name = check_name(parsed.words[0])
+    need_root("up", "it makes a network namespace")
+    config = settings.node_config(name, given, environ, remembered=client.saved_settings(name, where))
+    auth_key.forget(os.environ)
+    with _waiting(f"starting the node {name}", parsed) as progress:
+        entry = client.start(config, where, progress, lasting=True)
+        entry.close()
+    if not given.get("quiet"):
+        known = filter(None, [entry.dns_name, *entry.addresses])
+        terminal.say(f"{name} is up: {' '.join(known)} ({progress.seconds:.1f} s)")
+    return 0
+
+
+def main(command: str, parsed: Parsed) -> int:
+    """Do one of the three; `run` and `exec` do not return."""
+    match command:
+        case "run":
+            run(parsed)
+        case "exec":
+            execute(parsed)
+        case _:
+            return up(parsed)

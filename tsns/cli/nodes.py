@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from tsns import auth_key, settings
 from tsns.cli import arguments, enter, output, tables, terminal
 from tsns.cli.arguments import Parsed
 from tsns.cli.options import Json, Quiet, Verbose, waiting, with_flags
@@ -45,19 +44,7 @@ def up(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A name of your choice: a-z, 0-9 and hyphens")],
 ) -> int:
     """Make, start or change a lasting node."""
-    where = places(os.environ)
-    check_name(name)
-    enter.need_root("up", "it makes a network namespace")
-    config = settings.node_config(name, given, os.environ, remembered=client.saved_settings(name, where))
-    auth_key.forget(os.environ)
-    quiet = bool(given.get("quiet"))
-    with waiting(f"starting the node {name}", quiet, int(given.get("verbose", 0))) as progress:
-        client.start(config, where, progress, lasting=True).close()
-    if not quiet:
-        own = _status_or_guess(name, where, 0).get("self") or {}
-        known = [str(own.get("dns_name") or "").rstrip("."), *tables.addresses(own, version=None)]
-        terminal.say(f"{name} is up: {' '.join(filter(None, known))} ({progress.seconds:.1f} s)")
-    return 0
+    return enter.up(Parsed(given=dict(given), words=[name]))
 
 
 def _each(names: list[str], action: Callable[[str], None], verbose: int) -> int:

@@ -12,9 +12,7 @@ import socket
 from pathlib import Path
 from typing import Final
 
-from pyroute2 import IPRoute
-
-from tsns.netns import linux
+from tsns.netns import linux, netlink
 from tsns.netns.child import in_child
 from tsns.netns.tun import MTU_BYTES, TUN_NAME, open_tun
 from tsns.proto.addresses import CGNAT_TEXT, SERVICE_V4_TEXT, SERVICE_V6_TEXT, ULA_TEXT
@@ -24,7 +22,6 @@ STANDING_METRIC: Final = 1 << 30  # behind every other route
 DNS_PORT: Final = 53
 DNS_BACKLOG: Final = 64
 ALL_GROUPS: Final = "0 2147483647"
-EEXIST: Final = 17
 IFA_F_NODAD: Final = 2
 _FILE_MODE: Final = 0o600
 
@@ -56,10 +53,10 @@ def _make(pin: Path) -> list[int]:
     _set(
         f"net/ipv6/conf/{TUN_NAME}/addr_gen_mode", "1"
     )  # no link-local address, no router solicitation through the tunnel
-    with IPRoute() as ip:
+    with netlink.connection() as ip:
         ip.link("set", index=LOOPBACK_INDEX, state="up")
         for address, bits in ((SERVICE_V4_TEXT, 32), (SERVICE_V6_TEXT, 128)):
-            _ignore_existing(ip.addr, "add", index=LOOPBACK_INDEX, address=address, prefixlen=bits, flags=IFA_F_NODAD)
+            netlink.ensure(ip.addr, index=LOOPBACK_INDEX, address=address, prefixlen=bits, flags=IFA_F_NODAD)
         for prefix in (CGNAT_TEXT, ULA_TEXT):
             ip.route("replace", dst=prefix, type="unreachable", priority=STANDING_METRIC)
         index = ip.link_lookup(ifname=TUN_NAME)[0]
@@ -92,16 +89,6 @@ def _set(key: str, value: str) -> None:
             file.write(value)
     except FileNotFoundError:
         pass
-
-
-def _ignore_existing(call: object, *arguments: object, **options: object) -> None:
-    from pyroute2.netlink.exceptions import NetlinkError
-
-    try:
-        call(*arguments, **options)  # type: ignore[operator]
-    except NetlinkError as error:
-        if error.code != EEXIST:
-            raise
 
 
 def unpin(pin: Path) -> None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from pyroute2 import IPRoute
-
+from tsns.netns import netlink
 from tsns.netns.child import in_network
 from tsns.netns.tun import TUN_NAME
 from tsns.proto.addresses import CGNAT, ULA, Prefix, unpack
@@ -39,7 +38,7 @@ def apply(namespace: int, addresses: Sequence[Prefix]) -> None:
 
 def _apply(addresses: Sequence[Prefix]) -> list[int]:
     wanted = {(unpack(prefix.network), prefix.bits) for prefix in addresses}
-    with IPRoute() as ip:
+    with netlink.connection() as ip:
         index = ip.link_lookup(ifname=TUN_NAME)[0]
         present = {(str(item.get_attr("IFA_ADDRESS")), int(item["prefixlen"])) for item in ip.get_addr(index=index)}
         for address, bits in present - wanted:

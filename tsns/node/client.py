@@ -44,6 +44,8 @@ class Entry:
     namespace_fd: int
     resolv: str
     nsswitch: str
+    dns_name: str = ""
+    addresses: tuple[str, ...] = ()
 
     def entered(self) -> None:
         """Say that we are inside now."""
@@ -122,7 +124,8 @@ def _await_ready(connection: socket.socket, name: str, timeout_s: float, progres
         match message:
             case {"ready": True, "resolv": str(resolv), "nsswitch": str(nsswitch)} if fds:
                 connection.settimeout(None)
-                return Entry(name, connection, fds[0], resolv, nsswitch)
+                addresses = tuple(str(address) for address in message.get("addresses", ()))
+                return Entry(name, connection, fds[0], resolv, nsswitch, str(message.get("dns_name", "")), addresses)
             case {"progress": str(text)}:
                 waits_for = text
                 progress(text)

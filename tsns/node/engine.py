@@ -41,7 +41,7 @@ from tsns.node.keeper_channel import KeeperChannel
 from tsns.node.localapi import Answer, LocalApi
 from tsns.node.peering import Peering
 from tsns.node.pings import Pings
-from tsns.node.status import Condition, status
+from tsns.node.status import Condition, named, status
 from tsns.proto.types import NetInfo
 from tsns.state import Identity
 from tsns.wg.device import Device
@@ -181,7 +181,9 @@ class Engine:
         except TimeoutError:
             self._warn("relay", "no relay can be reached: peers will have difficulty in reaching this node")
         self._condition.state = "running"
-        self._keeper.say({"say": "ready"})
+        itself = self._netmap.self_node if self._netmap else None
+        assert itself is not None  # authorised
+        self._keeper.say({"say": "ready", **named(itself)})
 
     def _warn(self, about: str, text: str) -> None:
         log.warning("%s", text)
@@ -422,6 +424,7 @@ def run(channel: socket.socket, api: socket.socket, config: NodeConfig, identity
     exit_status = 1
     try:
         linux.close_all_but(channel.fileno(), api.fileno())
+        warm.load()
         tls = ssl.create_default_context(cafile=config.tls_roots or None)
         linux.drop_all_rights(ENGINE_UID_BASE + parent, parent)
         warm.watch_imports()

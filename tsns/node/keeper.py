@@ -26,7 +26,7 @@ from typing import Final, NoReturn
 from tsns import state
 from tsns.config import NodeConfig
 from tsns.error import UserError
-from tsns.netns import linux, mounts, namespace, routes, tun
+from tsns.netns import linux, mounts, namespace, netlink, routes, tun
 from tsns.node import engine, messages, resolv
 from tsns.node.clients import Client, Clients, listening_socket
 from tsns.node.engine_process import EngineProcess
@@ -79,6 +79,7 @@ class Keeper:
         self._ready = False
         self._was_ready = False
         self._latest: Message = {"progress": "starting"}
+        self._known_as: Message = {}  # the node's name and addresses
         self._ending = False
         self._logout = False
 
@@ -98,6 +99,7 @@ class Keeper:
             self._api = listening_socket(socket.SOCK_STREAM, self._places.api, self._config.owner_uid)
             self._clients.listen(self._places.control)
             self._start_engine()  # it talks to control while we make the namespace
+            netlink.load()
             self._make_namespace()
             self._save_settings()
             while not self._ending:
@@ -200,7 +202,8 @@ class Keeper:
 
     def _answer_waiting(self) -> None:
         assert self._namespace is not None  # ready
-        answer = {"ready": True, "resolv": str(self._places.resolv), "nsswitch": str(self._places.nsswitch)}
+        files = {"resolv": str(self._places.resolv), "nsswitch": str(self._places.nsswitch)}
+        answer = {"ready": True, **files, **self._known_as}
         self._clients.tell_waiting(answer, [self._namespace.namespace])
         self._clients.served()
 
@@ -267,7 +270,9 @@ class Keeper:
                 self._tell_waiting({"progress": text[:MAX_TEXT]})
             case {"say": "login", "url": str(url)}:
                 self._tell_waiting({"login": url[:MAX_TEXT]})
-            case {"say": "ready"}:
+            case {"say": "ready", "dns_name": str(dns_name), "addresses": list(addresses)}:
+                known = [str(address)[:MAX_TEXT] for address in addresses[: routes.MAX_ADDRESSES]]
+                self._known_as = {"dns_name": dns_name[:MAX_TEXT], "addresses": known}
                 self._on_ready()
             case {"say": "failed", "error": str(error), "hint": str(hint)}:
                 self._fail(error[:MAX_TEXT], hint[:MAX_TEXT])

@@ -70,14 +70,15 @@ def short_name(node: Node) -> str:
     return (node.name or "").partition(".")[0]
 
 
-def _named(node: Node) -> dict[str, Any]:
+def named(node: Node) -> dict[str, Any]:
+    """What a node is called, and where it is."""
     return {"name": short_name(node), "dns_name": (node.name or "").rstrip("."), "addresses": own_addresses(node)}
 
 
 def _self(node: Node) -> dict[str, Any]:
     expiry = parse_time(node.key_expiry)
     return {
-        **_named(node),
+        **named(node),
         "online": node.online is not False,
         "key_expiry": expiry.timestamp() if expiry else None,
         "tags": node.tags or [],
@@ -89,7 +90,7 @@ def _peer(netmap: NetMap, node: Node, device: Statistics, wall_now: float) -> di
     numbers = device.statistics(key) if key else PeerStatistics(0, 0, None)
     user = netmap.user_profiles.get(node.user or 0)
     return {
-        **_named(node),
+        **named(node),
         "user": (user.login_name or "") if user else "",
         "os": decode_hostinfo(node).os or "",
         "online": node.online,

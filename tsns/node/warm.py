@@ -39,8 +39,12 @@ def watch_imports() -> None:
     sys.meta_path.insert(0, _LateImports())
 
 
-def settle() -> None:
-    """Before a fork: load what is loaded by name, then freeze all there is, so that parent and child go on sharing its memory."""
+def load() -> None:
+    """Load what is loaded by name; the second time takes no time."""
     dns.rdata.load_all_types()  # type: ignore[no-untyped-call]  # a question may carry records of any type
+
+
+def settle() -> None:
+    """Before a fork: what is there stays as it is, so that parent and child go on sharing its memory."""
     gc.collect()
     gc.freeze()
