@@ -1,7 +1,9 @@
 """The client's side of a node: find it or start it, wait until it is ready, ask it, stop it (ring 1, standard library only).
 
-start: connect to NAME.ctl --refused, absent--> spawn a keeper --"busy": another was faster--> connect again
+start: connect to NAME.ctl --refused, absent--> the server forks a keeper --"busy": another was faster--> connect again
        "progress", "login" ... "ready" with the namespace's descriptor, or "error"
+
+Where there is no server, it is started (`warm_server`); where one cannot be had, a keeper of its own: slower, otherwise the same.
 """
 
 from __future__ import annotations
@@ -9,9 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from tsns.config import NodeConfig
 from tsns.error import UserError
-from tsns.node import messages
+from tsns.node import messages, warm_server
 from tsns.node.messages import Message
 from tsns.node.places import NodePlaces, Places, make_run_directory, places
 
@@ -32,7 +32,8 @@ STOP_PATIENCE_S: Final = 15.0
 LOGIN_PATIENCE_S: Final = 3600.0  # a person is at work; control's URL ends sooner
 QUERY_TIMEOUT_S: Final = 10.0
 MAX_ANSWER_BYTES: Final = 64 << 20  # the status of a tailnet of 10,000 nodes has 5 MB
-CONNECTION_FD: Final = 3
+FIRST_ANSWER_S: Final = 5.0  # a server that takes longer to fork is stuck
+SILENT_TRIES: Final = 2  # then we do without the server
 
 
 @dataclass(slots=True)
@@ -73,13 +74,19 @@ def start(config: NodeConfig, where: Places, progress: Callable[[str], None], *,
         "state": str(where.state),
     }
     patience = time.monotonic() + BUSY_PATIENCE_S
+    silent = 0
     while time.monotonic() < patience:
-        connection = _connect(node) or _spawn(where.run)
+        connection = _connect(node)
+        asks_server = connection is None and silent < SILENT_TRIES
+        if connection is None:
+            connection = (warm_server.connect(where) if asks_server else None) or warm_server.spawn_keeper(where)
         try:
             messages.send(connection, request)
             return _await_ready(connection, config.name, config.timeout_s, progress)
-        except _BusyError:
+        except (_BusyError, ConnectionError) as error:
             connection.close()
+            if asks_server and not (isinstance(error, _BusyError) and error.answered):
+                silent += 1
             time.sleep(BUSY_RETRY_S)  # its keeper is just coming or going
         except BaseException:
             connection.close()
@@ -104,23 +111,31 @@ def join(name: str, where: Places, progress: Callable[[str], None] = lambda _: N
 
 
 class _BusyError(Exception):
-    """The one who was asked is not the one to ask."""
+    """The one who was asked is not the one to ask; `answered` tells whether there was anybody at all."""
+
+    def __init__(self, *, answered: bool) -> None:
+        super().__init__()
+        self.answered = answered
 
 
 def _await_ready(connection: socket.socket, name: str, timeout_s: float, progress: Callable[[str], None]) -> Entry:
     deadline = time.monotonic() + timeout_s
-    waits_for = "its keeper"
+    waits_for, answered = "its keeper", False
     while True:
-        connection.settimeout(max(0.001, deadline - time.monotonic()))
+        patience_s = deadline - time.monotonic()
+        connection.settimeout(max(0.001, patience_s if answered else min(patience_s, FIRST_ANSWER_S)))
         try:
             message, fds = messages.receive(connection)
         except TimeoutError:
+            if not answered and time.monotonic() < deadline:
+                raise _BusyError(answered=False) from None
             raise UserError(
                 f"the node {name} was not ready within {timeout_s:.0f} s: {waits_for}",
                 f"see `tsns logs {name}`, or allow more with --timeout",
             ) from None
         except (EOFError, ConnectionError, ValueError):
-            raise _BusyError from None
+            raise _BusyError(answered=answered) from None
+        answered = True
         match message:
             case {"ready": True, "resolv": str(resolv), "nsswitch": str(nsswitch)} if fds:
                 connection.settimeout(None)
@@ -138,7 +153,7 @@ def _await_ready(connection: socket.socket, name: str, timeout_s: float, progres
             case {"stopped": True}:
                 raise UserError(f"the node {name} ended before it was ready: {waits_for}", f"see `tsns logs {name}`")
             case _:  # "busy", or the words of another version
-                raise _BusyError
+                raise _BusyError(answered=True)
 
 
 def stop(name: str, where: Places, *, logout: bool = False) -> None:
@@ -263,37 +278,3 @@ def _unix_socket(path: Path, kind: int, timeout_s: float | None) -> socket.socke
     finally:
         os.close(directory)
     return connection
-
-
-def _spawn(run: Path) -> socket.socket:
-    """A keeper of its own, and the connection to it: our grandchild, since the command that we become never had a child."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.setsid()
-            if os.fork() == 0:
-                _become_keeper(theirs, run)
-        finally:
-            os._exit(127)
-    os.waitpid(pid, 0)
-    theirs.close()
-    return ours
-
-
-def _become_keeper(connection: socket.socket, run: Path) -> None:
-    """Nothing of the first caller's is everybody's: no descriptors, signals, directory, mask or environment."""
-    os.chdir("/")
-    os.umask(0o077)
-    for number in set(range(1, signal.NSIG)) - {signal.SIGKILL, signal.SIGSTOP, 32, 33}:  # 32, 33: the C library's own
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, set())
-    log = os.open(run / "keeper.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW, 0o600)
-    nothing = os.open("/dev/null", os.O_RDONLY)
-    high = os.dup(connection.fileno())  # inheritable from dup2 on; not one of those that are replaced now
-    while high <= CONNECTION_FD:
-        high = os.dup(high)
-    for source, target in ((nothing, 0), (log, 1), (log, 2), (high, CONNECTION_FD)):
-        os.dup2(source, target)
-    os.closerange(CONNECTION_FD + 1, 1 << 16)
-    os.execve(sys.executable, [sys.executable, "-I", "-m", "tsns.node.server"], {"PATH": os.defpath, "LANG": "C.UTF-8"})

@@ -419,11 +419,13 @@ def _udp_sockets(underlay: Underlay) -> list[socket.socket]:
     return sockets
 
 
-def run(channel: socket.socket, api: socket.socket, config: NodeConfig, identity: Identity, parent: int) -> NoReturn:
+def run(
+    channel: socket.socket, api: socket.socket, config: NodeConfig, identity: Identity, cache_fd: int, parent: int
+) -> NoReturn:
     """An engine's whole life, in a process just forked from its keeper."""
     exit_status = 1
     try:
-        linux.close_all_but(channel.fileno(), api.fileno())
+        linux.close_all_but(channel.fileno(), api.fileno(), *([cache_fd] if cache_fd >= 0 else []))
         warm.load()
         tls = ssl.create_default_context(cafile=config.tls_roots or None)
         linux.drop_all_rights(ENGINE_UID_BASE + parent, parent)

@@ -21,10 +21,13 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class EngineProcess:
-    """Starts, hears and ends one child. `on_message` gets its words, `on_end` the wait status when it ended unbidden."""
+    """Starts, hears and ends one child. `on_message` gets its words and descriptors, `on_end` the wait status when it ended unbidden."""
 
     def __init__(
-        self, watch: Watch, on_message: Callable[[Message], None], on_end: Callable[[int, float], None]
+        self,
+        watch: Watch,
+        on_message: Callable[[Message, Sequence[int]], None],
+        on_end: Callable[[int, float], None],
     ) -> None:
         self._watch = watch
         self._on_message = on_message
@@ -86,9 +89,11 @@ class EngineProcess:
             self._watch.forget(self._channel.fileno())
             os.kill(self.pid, signal.SIGKILL)  # it hung up, or talks nonsense
             return
-        for fd in fds:
-            os.close(fd)
-        self._on_message(message)
+        try:
+            self._on_message(message, fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
 
     def _ended(self) -> None:
         lived_s = time.monotonic() - self._since

@@ -11,14 +11,13 @@ here, and what it may never do (choose a namespace, name a file) it has no words
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
-import shutil
 import signal
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, NoReturn
@@ -27,7 +26,7 @@ from tsns import state
 from tsns.config import NodeConfig
 from tsns.error import UserError
 from tsns.netns import linux, mounts, namespace, netlink, routes, tun
-from tsns.node import engine, messages, resolv
+from tsns.node import engine, leftovers, messages, resolv
 from tsns.node.clients import Client, Clients, listening_socket
 from tsns.node.engine_process import EngineProcess
 from tsns.node.logfile import LogFile
@@ -44,9 +43,11 @@ SCAN_FIRST_S: Final = 0.05
 SCAN_MAX_S: Final = 2.0
 MAX_LOG_READ_BYTES: Final = 64 << 10
 MAX_LISTED: Final = 200  # processes inside
+MAX_CACHE_BYTES: Final = 64 << 20  # of a netmap
+CACHE_NAME: Final = "netmap.cache"
 MAX_TEXT: Final = 2000  # of what the engine wants a person to read
-LOCK_MODE: Final = 0o600
 READABLE_MODE: Final = 0o644
+LOG_FORMAT: Final = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
 NO_SETTING: Final = frozenset(
     {"auth_key", "timeout_s", "tls_roots", "owner_uid"}
 )  # not remembered, no reason to start anew
@@ -93,6 +94,7 @@ class Keeper:
         self._watch.signals((signal.SIGTERM, signal.SIGINT), self._end_soon)
         try:
             self._clients.admit(first, waiting=True)
+            self._clients.tell_waiting(self._latest)  # somebody is at work
             tun.check()
             self._identity = self._load_identity()
             self._write_resolver_files()
@@ -141,14 +143,9 @@ class Keeper:
         self._places.control.unlink(missing_ok=True)  # no new clients; those in the backlog find nobody and start anew
         self._engine.stop(logout=self._logout or self._config.ephemeral)
         self._on_log()
-        for path in (self._places.api, self._places.resolv, self._places.nsswitch):
-            path.unlink(missing_ok=True)
-        namespace.unpin(self._places.namespace)
         if self._namespace is not None:
             os.close(self._namespace.tun)
-        if not self._lasting:
-            shutil.rmtree(self._places.passing, ignore_errors=True)
-        self._places.lock.unlink(missing_ok=True)
+        leftovers.remove(self._places)
         self._clients.tell_everybody({"stopped": True})
 
     # --- clients
@@ -254,7 +251,7 @@ class Keeper:
 
     def _start_engine(self) -> None:
         def body(channel: socket.socket, parent: int) -> NoReturn:
-            engine.run(channel, self._api, self._config, self._identity, parent)
+            engine.run(channel, self._api, self._config, self._identity, self._open_cache(), parent)
 
         self._engine.start(body)
         self._give_tun()
@@ -263,7 +260,14 @@ class Keeper:
         if self._namespace is not None:
             self._engine.tell({"give": "tun"}, [self._namespace.tun, *self._namespace.dns])
 
-    def _on_engine(self, message: Message) -> None:
+    def _open_cache(self) -> int:
+        """The netmap that was last seen, for the engine to read; -1 where there is none."""
+        try:
+            return os.open(self._home / CACHE_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return -1
+
+    def _on_engine(self, message: Message, fds: Sequence[int]) -> None:
         """The engine's words. Nothing here believes them further than it has checked."""
         match message:
             case {"say": "progress", "text": str(text)}:
@@ -281,6 +285,8 @@ class Keeper:
                 self._engine.tell({"done": "network", "error": error})
             case {"ask": "dns", "search": list(search)}:
                 self._set_search([str(domain) for domain in search])
+            case {"ask": "cache"} if len(fds) == 1:
+                self._engine.tell({"done": "cache", "error": self._save_cache(fds[0])})
             case {"ask": "inside"}:
                 self._engine.tell({"done": "inside", "error": "", **self._inside_now()})
             case {"ask": "save", "identity": str(text)}:
@@ -345,6 +351,19 @@ class Keeper:
             return str(error)
         return ""
 
+    def _save_cache(self, memory: int) -> str:
+        """Keep the netmap for a start without control; what is in it is the engine's business."""
+        if not self._lasting:
+            return "the node is not to last"
+        try:
+            data = os.pread(memory, MAX_CACHE_BYTES + 1, 0)
+            if len(data) > MAX_CACHE_BYTES:
+                return "it is too large"
+            state.save(self._home / CACHE_NAME, data)
+        except (OSError, UserError) as error:
+            return str(error)
+        return ""
+
     def _save_settings(self) -> None:
         if self._lasting:
             with contextlib.suppress(OSError):  # the identity's own saving says that the disk is full
@@ -371,36 +390,17 @@ def _write_readable(path: Path, text: str) -> None:
     path.chmod(READABLE_MODE)
 
 
-def _lock(path: Path) -> int | None:
-    """The node's lock, which a kill frees; None while another keeper has it. A file unlinked meanwhile does not count."""
-    while True:
-        fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, LOCK_MODE)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and os.stat(path).st_ino == os.fstat(fd).st_ino:
-                return fd
-        except BlockingIOError:
-            os.close(fd)
-            return None
-        os.close(fd)
+def run(connection: socket.socket, server_pid: int = 0) -> NoReturn:
+    """A keeper's whole life, in a process of its own; the request is read from the connection.
 
-
-def run(connection: socket.socket) -> NoReturn:
-    """A keeper's whole life, in a process of its own; the request is read from the connection."""
+    A client may want to know who forked us instead: that is how it finds the server, which reads nothing.
+    """
     status = 1
     try:
         linux.close_all_but(connection.fileno())
         logging.raiseExceptions = False  # see the log pipe
-        logging.basicConfig(format="%(asctime)s %(levelname).1s %(name)s: %(message)s", level=logging.INFO, force=True)
-        message, _ = messages.receive(connection)
-        config = NodeConfig.from_message(message["config"])
-        places = Places(run=Path(message["run"]), state=Path(message["state"])).node(config.name)
-        lasting = message["lasting"] is True
-        if _lock(places.lock) is None:
-            messages.send(connection, {"busy": True})
-        else:
-            state.make_private_directory(places.home(lasting=lasting))
-            Keeper(places, config, lasting=lasting).serve(connection)
+        logging.basicConfig(format=LOG_FORMAT, level=logging.INFO, force=True)
+        _keep(connection, server_pid)
         status = 0
     except (EOFError, ConnectionError):
         status = 0  # the client left before it asked
@@ -410,3 +410,18 @@ def run(connection: socket.socket) -> NoReturn:
         log.exception("the keeper failed")
     finally:
         os._exit(status)
+
+
+def _keep(connection: socket.socket, server_pid: int) -> None:
+    message, _ = messages.receive(connection)
+    if message.get("ask") == "server":
+        messages.send(connection, {"server": server_pid})
+        return
+    config = NodeConfig.from_message(message["config"])
+    places = Places(run=Path(message["run"]), state=Path(message["state"])).node(config.name)
+    lasting = message["lasting"] is True
+    if leftovers.lock(places.lock) is None:
+        messages.send(connection, {"busy": True})
+        return
+    state.make_private_directory(places.home(lasting=lasting))
+    Keeper(places, config, lasting=lasting).serve(connection)

@@ -1,0 +1,66 @@
+"""What a node leaves in the file system, and its removal (ring 1).
+
+A keeper removes its own at the end. What a killed one left is recognised by its lock, which nobody holds, and removed by the next server,
+unless a command still runs inside: that namespace waits for a keeper to adopt it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from pathlib import Path
+from typing import Final
+
+from tsns.netns import namespace
+from tsns.node.places import NodePlaces, Places
+
+LOCK_MODE: Final = 0o600
+
+
+def lock(path: Path) -> int | None:
+    """A node's lock as a descriptor, which a kill frees; None while another has it. A file unlinked meanwhile does not count."""
+    while True:
+        fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, LOCK_MODE)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.stat(path).st_ino == os.fstat(fd).st_ino:
+                return fd
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        os.close(fd)
+
+
+def remove(node: NodePlaces) -> None:
+    """Remove all that is not to last, the lock at the very end; the caller holds it."""
+    for path in (node.control, node.api, node.resolv, node.nsswitch):
+        path.unlink(missing_ok=True)
+    namespace.unpin(node.namespace)
+    shutil.rmtree(node.passing, ignore_errors=True)
+    node.lock.unlink(missing_ok=True)
+
+
+def sweep(where: Places) -> bool:
+    """Remove what dead keepers left; gives whether something had to stay because a command still runs in it."""
+    stayed = False
+    for path in where.run.glob("*.lock"):
+        held = lock(path)
+        if held is None:
+            continue
+        node = where.node(path.stem)
+        try:
+            if _inhabited(node):
+                stayed = True
+            else:
+                remove(node)
+        finally:
+            os.close(held)
+    return stayed
+
+
+def _inhabited(node: NodePlaces) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return bool(namespace.inside(namespace.identity(node.namespace)))
+    return False

@@ -1,0 +1,176 @@
+"""The client's side of the server: find it, start it, stop it, or do without it (ring 1, standard library only).
+
+A server serves one build, one user and one "host": its socket's name holds all of that, so that another build or another network
+namespace gets another server, and nothing ever has to be replaced.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import socket
+import sys
+import zlib
+from pathlib import Path
+from typing import Final
+
+from tsns.node import messages
+from tsns.node.places import Places
+
+BACKLOG: Final = 128
+INHERITED_FD: Final = 3
+SOCKET_PREFIX: Final = "serve-"
+LOG_NAME: Final = "server.log"
+MAX_LOG_BYTES: Final = 1 << 20
+LOG_MODE: Final = 0o600
+STOP_PATIENCE_S: Final = 5.0
+_NO_DISPOSITION: Final = {signal.SIGKILL, signal.SIGSTOP, 32, 33}  # 32 and 33 are the C library's own
+
+
+def socket_path(where: Places) -> Path:
+    """Where the server of this build, user and host listens."""
+    package = Path(__file__).parents[1]
+    newest = max(_modified(package))
+    host = [os.stat(f"/proc/self/ns/{kind}").st_ino for kind in ("net", "mnt")]
+    build = repr((sys.prefix, sys.hexversion, str(package), newest, os.geteuid(), host, str(where.state)))
+    return where.run / f"{SOCKET_PREFIX}{zlib.crc32(build.encode()):08x}"
+
+
+def _modified(directory: str | Path) -> list[int]:
+    found = [0]
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                found += _modified(entry.path)
+            elif entry.name.endswith(".py"):
+                found.append(entry.stat().st_mtime_ns)
+    return found
+
+
+def connect(where: Places) -> socket.socket | None:
+    """A connection to the server, which is started where there is none; None when that does not work."""
+    path = socket_path(where)
+    try:
+        return _connect(path) or _start(where, path)
+    except OSError:
+        return None
+
+
+def _connect(path: Path) -> socket.socket | None:
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        connection.connect(messages.address_of(path.name, directory))
+    except (FileNotFoundError, ConnectionRefusedError):
+        connection.close()
+        return None
+    except OSError:
+        connection.close()
+        raise
+    finally:
+        os.close(directory)
+    return connection
+
+
+def listen(path: Path) -> socket.socket | None:
+    """The server's listening socket; None when a server listens there. The caller holds the start lock."""
+    if connection := _connect(path):
+        connection.close()
+        return None
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    before = os.umask(0o177)  # nobody else's, from its first moment
+    try:
+        listener.bind(messages.address_of(path.name, directory))
+    finally:
+        os.umask(before)
+        os.close(directory)
+    listener.listen(BACKLOG)
+    return listener
+
+
+def start_lock(where: Places) -> int:
+    """A descriptor that holds the right to start a server; closing it gives it back."""
+    fd = os.open(where.run / "start", os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, LOG_MODE)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    return fd
+
+
+def _start(where: Places, path: Path) -> socket.socket | None:
+    """We listen, the server accepts: whoever connects from now on waits in the backlog, and nobody polls for readiness."""
+    starting = start_lock(where)
+    try:
+        listener = listen(path)
+        if listener is not None:
+            with listener:
+                _spawn(listener, where, [str(where.run), str(where.state), str(path)])
+        return _connect(path)
+    finally:
+        os.close(starting)
+
+
+def stop(where: Places) -> bool:
+    """End the server of this build, if there is one; its nodes go on. Gives whether there was one."""
+    path = socket_path(where)
+    connection = _connect(path) if where.run.is_dir() else None
+    if connection is None:
+        return False
+    with connection:
+        connection.settimeout(STOP_PATIENCE_S)
+        messages.send(connection, {"ask": "server"})
+        message, _ = messages.receive(connection)
+    try:
+        server = os.pidfd_open(int(message["server"]))
+    except ProcessLookupError:
+        return True
+    try:
+        signal.pidfd_send_signal(server, signal.SIGTERM)
+        select.select([server], [], [], STOP_PATIENCE_S)
+    finally:
+        os.close(server)
+    return True
+
+
+def spawn_keeper(where: Places) -> socket.socket:
+    """A keeper without a server, and the connection to it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        _spawn(theirs, where, [])
+    return ours
+
+
+def _spawn(inherited: socket.socket, where: Places, arguments: list[str]) -> None:
+    """Start `node.server` as our grandchild: the command that we become must not find a child that it never had."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setsid()
+            if os.fork() == 0:
+                _become_server(inherited, where, arguments)
+        finally:
+            os._exit(127)
+    os.waitpid(pid, 0)
+
+
+def _become_server(inherited: socket.socket, where: Places, arguments: list[str]) -> None:
+    """Nothing of the first caller's is everybody's: no descriptors, signals, directory, mask or environment."""
+    os.chdir("/")
+    os.umask(0o077)
+    for number in set(range(1, signal.NSIG)) - _NO_DISPOSITION:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())
+    log = os.open(where.run / LOG_NAME, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW, LOG_MODE)
+    if os.fstat(log).st_size > MAX_LOG_BYTES:
+        os.ftruncate(log, 0)
+    nothing = os.open("/dev/null", os.O_RDONLY)
+    high = os.dup(inherited.fileno())  # not one of those that are replaced now
+    while high <= INHERITED_FD:
+        high = os.dup(high)
+    for source, target in ((nothing, 0), (log, 1), (log, 2), (high, INHERITED_FD)):
+        os.dup2(source, target)
+    os.closerange(INHERITED_FD + 1, 1 << 16)
+    words = [sys.executable, "-I", "-m", "tsns.node.server", *arguments]
+    os.execve(sys.executable, words, {"PATH": os.defpath, "LANG": "C.UTF-8"})
