@@ -46,7 +46,7 @@ def new_private_directories() -> Iterator[PrivateDirectories]:
         left = patiently(lambda: _left_in(str(base)))
         assert not left, f"left in the private directories: {', '.join(left)}"
     finally:
-        for pid in _processes_in(str(base)):
+        for pid in processes_in(str(base)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         for place in sorted((place for place in _mounts() if place.startswith(str(base))), reverse=True):
@@ -55,11 +55,11 @@ def new_private_directories() -> Iterator[PrivateDirectories]:
 
 
 def _left_in(directory: str) -> list[str]:
-    processes = [f"process {pid} ({command})" for pid, command in _processes_in(directory).items()]
+    processes = [f"process {pid} ({command})" for pid, command in processes_in(directory).items()]
     return processes + [f"mount {place}" for place in _mounts() if place.startswith(directory)]
 
 
-def _processes_in(directory: str) -> dict[int, str]:
+def processes_in(directory: str) -> dict[int, str]:
     """The processes (and their command lines) that name this directory, are in it or hold a file of it."""
     found: dict[int, str] = {}
     for entry in Path("/proc").iterdir():

@@ -1,4 +1,4 @@
-"""The program's entry: `run`, `exec` and `up` take the quick way, everything else goes through typer (ring 2).
+"""The program's entry: `run`, `exec`, `shell` and `up` take the quick way, everything else goes through typer (ring 2).
 
 Whatever goes wrong ends here, as one `error:` line, one `hint:` line and an exit status.
 """

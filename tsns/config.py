@@ -11,6 +11,11 @@ from typing import Any, Final
 DEFAULT_LOGIN_SERVER: Final = "https://controlplane.tailscale.com"
 DEFAULT_TIMEOUT_S: Final = 60.0
 DEFAULT_CAPABILITY_VERSION: Final = 131
+SECRETS: Final = (
+    "auth_key",
+    "https_proxy",
+    "http_proxy",
+)  # the settings that are never printed, logged or kept on disk
 
 
 class Secret:
@@ -50,16 +55,21 @@ class NodeConfig:
     timeout_s: float = DEFAULT_TIMEOUT_S
     capability_version: int = DEFAULT_CAPABILITY_VERSION
     tls_roots: str = ""  # a PEM file, as SSL_CERT_FILE names it; empty: the system's
+    https_proxy: Secret | None = None  # URLs of proxies, as `tsns.proxies` reads them
+    http_proxy: Secret | None = None
+    no_proxy: str = ""
     owner_uid: int = field(default=0)  # who may query the node besides root: sudo's caller
 
     def to_message(self) -> dict[str, Any]:
-        """For the socket to the keeper, the secret included."""
-        return {**asdict(self), "auth_key": self.auth_key.reveal() if self.auth_key else None}
+        """For the socket to the keeper, the secrets included."""
+        revealed = {name: secret.reveal() if (secret := getattr(self, name)) else None for name in SECRETS}
+        return {**asdict(self), **revealed}
 
     @classmethod
     def from_message(cls, message: dict[str, Any]) -> NodeConfig:
         """What `to_message` made; TypeError or ValueError for anything else."""
         values = dict(message)
-        auth_key = values.pop("auth_key", None)
         tags = tuple(str(tag) for tag in values.pop("advertise_tags", ()))
-        return cls(**values, advertise_tags=tags, auth_key=Secret(auth_key) if auth_key else None)
+        for name in SECRETS:
+            values[name] = Secret(text) if (text := values.get(name)) else None
+        return cls(**values, advertise_tags=tags)

@@ -147,56 +147,51 @@ def _clamped(entropy: bytes) -> bytes:
     return bytes(raw)
 
 
-def _x25519_public(raw: bytes) -> bytes:
-    return X25519PrivateKey.from_private_bytes(raw).public_key().public_bytes_raw()
+class X25519Private(PrivateKey):
+    """A private key for Diffie-Hellman; kept clamped, as Tailscale keeps it."""
+
+    __slots__ = ()
+
+    @classmethod
+    def generate(cls, entropy: bytes) -> Self:
+        """A new key from 32 random bytes."""
+        return cls(_clamped(entropy))
+
+    def _public_raw(self) -> bytes:
+        return X25519PrivateKey.from_private_bytes(self.raw).public_key().public_bytes_raw()
 
 
-class MachinePrivate(PrivateKey):
+class MachinePrivate(X25519Private):
     """A device's key towards control."""
 
     __slots__ = ()
     PREFIX = "privkey"
 
-    @classmethod
-    def generate(cls, entropy: bytes) -> Self:
-        """A new key from 32 random bytes."""
-        return cls(_clamped(entropy))
-
     @property
     def public(self) -> MachinePublic:
-        return MachinePublic(_x25519_public(self.raw))
+        return MachinePublic(self._public_raw())
 
 
-class NodePrivate(PrivateKey):
+class NodePrivate(X25519Private):
     """A node's WireGuard and DERP key."""
 
     __slots__ = ()
     PREFIX = "privkey"
 
-    @classmethod
-    def generate(cls, entropy: bytes) -> Self:
-        """A new key from 32 random bytes."""
-        return cls(_clamped(entropy))
-
     @property
     def public(self) -> NodePublic:
-        return NodePublic(_x25519_public(self.raw))
+        return NodePublic(self._public_raw())
 
 
-class DiscoPrivate(PrivateKey):
+class DiscoPrivate(X25519Private):
     """A node's key for path discovery; lives in memory only."""
 
     __slots__ = ()
     PREFIX = "discopriv"
 
-    @classmethod
-    def generate(cls, entropy: bytes) -> Self:
-        """A new key from 32 random bytes."""
-        return cls(_clamped(entropy))
-
     @property
     def public(self) -> DiscoPublic:
-        return DiscoPublic(_x25519_public(self.raw))
+        return DiscoPublic(self._public_raw())
 
 
 class LockPrivate(PrivateKey):

@@ -21,6 +21,7 @@ from tsns.config import (
     DEFAULT_LOGIN_SERVER,
     DEFAULT_TIMEOUT_S,
     NodeConfig,
+    Secret,
 )
 from tsns.error import UsageError, UserError
 from tsns.node.places import NAME_PATTERN, check_name
@@ -342,14 +343,39 @@ def node_config(
         except ValueError as error:
             raise UsageError(f"{found.origin}: {found.value!r} is wrong", str(error)) from None
     if key is not None:
-        if key.value == "-" and key.origin.startswith("--"):
-            values["auth_key"] = auth_key.from_input(stdin)
-        else:
-            values["auth_key"] = auth_key.from_text(key.value, key.origin, key.base or Path(), _caller_home(environ))
+        values["auth_key"] = _read_key(key, environ, stdin)
     roots = environ.get("SSL_CERT_FILE", "")
     return NodeConfig(
         name=name,
         tls_roots=os.path.abspath(roots) if roots else "",
         owner_uid=caller_uid(environ),
+        **_proxies(environ),
         **values,
     )
+
+
+def _proxies(environ: Mapping[str, str]) -> dict[str, Any]:
+    if not any(name.lower() in {"https_proxy", "http_proxy"} for name in environ):
+        return {}
+    from tsns import proxies  # with what it imports some milliseconds, and seldom needed
+
+    return dict(proxies.settings(environ))
+
+
+def login_key(
+    name: str,
+    given: Given,
+    environ: Mapping[str, str],
+    *,
+    files: Sequence[SettingsFile] | None = None,
+    stdin: int = 0,
+) -> Secret | None:
+    """The auth key for one more login of a node that runs, from the same places as ever; None where a person is to log in."""
+    key = _look_up(_BY_KEY["auth-key"], name, given, environ, read_files(environ) if files is None else files)
+    return None if key is None else _read_key(key, environ, stdin)
+
+
+def _read_key(key: _Found, environ: Mapping[str, str], stdin: int) -> Secret:
+    if key.value == "-" and key.origin.startswith("--"):
+        return auth_key.from_input(stdin)
+    return auth_key.from_text(key.value, key.origin, key.base or Path(), _caller_home(environ))

@@ -84,7 +84,7 @@ class Identity:
         """Read what `dump` wrote; ValueError, which repeats none of it, where that is not possible."""
         try:
             file = msgspec.json.decode(data, type=_File)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise ValueError("it is not a node's identity") from None
         if file.version != VERSION:
             raise ValueError(f"it has version {file.version}, and this tsns knows version {VERSION}")
@@ -103,8 +103,13 @@ class Identity:
 
 
 def save(path: Path, data: bytes) -> None:
-    """Replace the file: it holds either the old content or the new one, whatever happens. OSError as the system says it."""
+    """Replace the file: it holds either the old content or the new one, whatever happens. OSError as the system says it.
+
+    One process at a time: what a killed one had begun is removed here.
+    """
     make_private_directory(path.parent)
+    for begun in path.parent.glob(f".{path.name}.*"):
+        begun.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
     try:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.machine import PrivateDirectories
 from tests.netns.nodes import LabProcess, Tsns, running_lab
+from tests.netns.steered_lab import SteeredLab, steered_lab
 
 
 @pytest.fixture
@@ -19,7 +20,24 @@ def lab() -> Iterator[LabProcess]:
 
 @pytest.fixture
 def tsns(private_directories: PrivateDirectories, lab: LabProcess) -> Iterator[Tsns]:
-    """The command line. Lasting nodes are brought down at the end."""
+    """The command line. Lasting nodes and the server are ended with the test."""
     tsns = Tsns(private_directories, lab)
     yield tsns
     tsns("down", "--all")
+    tsns("serve", "--stop")
+
+
+@pytest.fixture
+def steered() -> Iterator[SteeredLab]:
+    """A tailnet of the test's own that does what the test says."""
+    with steered_lab() as lab:
+        yield lab
+
+
+@pytest.fixture
+def steered_tsns(private_directories: PrivateDirectories, steered: SteeredLab) -> Iterator[Tsns]:
+    """The command line on that tailnet."""
+    tsns = Tsns(private_directories, steered.process)
+    yield tsns
+    tsns("down", "--all")
+    tsns("serve", "--stop")

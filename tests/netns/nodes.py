@@ -23,6 +23,7 @@ class LabProcess:
     url: str
     auth_key: str
     ephemeral_auth_key: str
+    pid: int = 0  # of its own process, where it has one
 
     @property
     def login(self) -> tuple[str, ...]:
@@ -39,7 +40,7 @@ def running_lab() -> Iterator[LabProcess]:
         assert process.stdout is not None
         ready = json.loads(process.stdout.readline())
         try:
-            yield LabProcess(ready["url"], ready["auth_key"], ready["ephemeral_auth_key"])
+            yield LabProcess(ready["url"], ready["auth_key"], ready["ephemeral_auth_key"], ready["pid"])
         finally:
             process.stdin.close()
             process.wait(TIMEOUT_S)
@@ -78,6 +79,12 @@ class Tsns:
         """The answer of a query, which must succeed."""
         done = self(*words, "--json")
         assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def json_of(self, *words: str) -> Any:
+        """The answer of a query, whatever its exit status says."""
+        done = self(*words, "--json")
+        assert done.stdout, done.stderr
         return json.loads(done.stdout)
 
     def up(self, name: str, *flags: str) -> None:

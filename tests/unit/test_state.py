@@ -223,6 +223,15 @@ def test_content_is_on_disk_before_its_name_and_the_name_before_we_return(
     assert told == ["file of 5", "rename to identity.json", "directory"]
 
 
+def test_what_a_killed_process_had_begun_to_write_is_removed(path: Path) -> None:
+    save(path, b"old")
+    save(path.with_name("settings.json"), b"of another file")
+    for begun in (".identity.json.0badcafe", ".settings.json.0badcafe"):
+        path.with_name(begun).write_bytes(b"secr")
+    save(path, b"new")
+    assert names(path.parent) == [".settings.json.0badcafe", "identity.json", "settings.json"]
+
+
 def test_no_descriptor_is_left_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(path, IDENTITY.dump())
     before = os.listdir("/proc/self/fd")

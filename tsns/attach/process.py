@@ -31,6 +31,11 @@ class Caller:
     groups: tuple[int, ...]
     environment: dict[str, str]  # what sudo had replaced
 
+    @property
+    def shell(self) -> str:
+        """The caller's own shell; empty for root itself, whose environment says it."""
+        return self.environment.get("SHELL", "")
+
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Caller:
         """Look everything up while we still may."""

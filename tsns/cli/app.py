@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from tsns import VERSION
-from tsns.cli import arguments, demo, nodes, output, queries
+from tsns.cli import arguments, demo, login, nodes, output, queries, serve
 from tsns.cli.options import Json, Quiet, Verbose
 from tsns.config import DEFAULT_CAPABILITY_VERSION
 from tsns.error import UsageError
@@ -31,12 +31,16 @@ for _name, _function in (
     ("down", nodes.down),
     ("rm", nodes.remove),
     ("exec", nodes.execute),
+    ("shell", nodes.shell),
     ("ls", nodes.list_nodes),
     ("status", queries.status),
     ("ip", queries.ip),
     ("ping", queries.ping),
     ("logs", queries.logs),
+    ("login", login.login),
+    ("logout", login.logout),
     ("demo", demo.demo),
+    ("serve", serve.serve),
 ):
     app.command(_name)(_function)
 

@@ -1,6 +1,6 @@
-"""The command line without typer: the quick way of `run`, `exec` and `up` (ring 2, standard library only).
+"""The command line without typer: the quick way of `run`, `exec`, `shell` and `up` (ring 2, standard library only).
 
-    tsns run  [FLAGS] -- COMMAND      tsns exec [FLAGS] NAME -- COMMAND      tsns up [FLAGS] NAME
+    tsns run  [FLAGS] -- COMMAND      tsns exec [FLAGS] NAME -- COMMAND      tsns up [FLAGS] NAME      tsns shell NAME
 
 Without `--` the first word after the names begins the command. Switches take three spellings: `--x`, `--no-x`, `--x=false`.
 """
@@ -22,9 +22,10 @@ KEEP_CAPS: Final = Flag("keep-caps", "As root, keep all capabilities instead of 
 RUN_FLAGS: Final = (NAME, *SETTINGS, KEEP_CAPS, QUIET, VERBOSE)
 EXEC_FLAGS: Final = (KEEP_CAPS, QUIET, VERBOSE)
 UP_FLAGS: Final = (*SETTINGS, QUIET, VERBOSE)
-NAMES: Final = {"run": 0, "exec": 1, "up": 1}  # how many words stand before the command
-BECOMING: Final = frozenset({"run", "exec"})  # these become a command, and have its exit status
-FLAGS: Final = {"run": RUN_FLAGS, "exec": EXEC_FLAGS, "up": UP_FLAGS}
+NAMES: Final = {"run": 0, "exec": 1, "shell": 1, "up": 1}  # how many words stand before the command
+BECOMING: Final = frozenset({"run", "exec", "shell"})  # these become a command, and have its exit status
+TAKING_COMMAND: Final = frozenset({"run", "exec"})
+FLAGS: Final = {"run": RUN_FLAGS, "exec": EXEC_FLAGS, "shell": EXEC_FLAGS, "up": UP_FLAGS}
 HELP_OPTIONS: Final = frozenset({"--help", "-h"})
 
 
@@ -80,7 +81,7 @@ def parse(command: str, argv: Sequence[str]) -> Parsed:
         if not word.startswith("-") or word == "-":
             if len(parsed.words) < names:
                 parsed.words.append(word)
-            elif command not in BECOMING:
+            elif command not in TAKING_COMMAND:
                 raise UsageError(f"{word!r} is one word too many", f"write `tsns {command} NAME`")
             elif dashes is None:
                 parsed.command = [word, *rest]
@@ -97,7 +98,7 @@ def parse(command: str, argv: Sequence[str]) -> Parsed:
             raise _unknown(option, [*options, *negations], command)
         else:
             _long(parsed, options[option], option, text if equals else None, rest)
-    if parsed.command and command not in BECOMING:
+    if parsed.command and command not in TAKING_COMMAND:
         raise UsageError(f"tsns {command} takes no command", "write `tsns run --name NAME -- COMMAND`")
     return parsed
 

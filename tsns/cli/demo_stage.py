@@ -194,6 +194,9 @@ class Stage:
                 with contextlib.suppress(StageError):
                     self.tsns("down", "--all", "-q", timeout_s=DOWN_TIMEOUT_S)
             self.wait_for_end("*")
+            if self.run.is_dir():
+                with contextlib.suppress(StageError):
+                    self.tsns("serve", "--stop", "-q", timeout_s=DOWN_TIMEOUT_S)
             left = [f"process {process.pid}" for process in self._node_processes if not _gone(process)]
             if (lab := self._lab_process) is not None:
                 if lab.stdin is not None:

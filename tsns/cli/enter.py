@@ -1,4 +1,4 @@
-"""`tsns run`, `tsns exec` and `tsns up`: get a node, and become the command inside it (ring 2, standard library only).
+"""`tsns run`, `tsns exec`, `tsns shell` and `tsns up`: get a node, and become the command inside it (ring 2, standard library only).
 
 Nothing here may import typer, asyncio, pyroute2, cryptography, docker or subprocess: each would cost every `run` its time. A test watches.
 """
@@ -74,6 +74,14 @@ def run(parsed: Parsed) -> NoReturn:
     process.run_in(entry, parsed.command, keep_caps=bool(given.get("keep-caps")))
 
 
+def shell(parsed: Parsed) -> NoReturn:
+    """Become the caller's shell in the namespace of a node that runs."""
+    if not parsed.words:
+        raise UsageError("there is no node's name", "write `tsns shell NAME`; `tsns ls` shows the names")
+    parsed.command = [process.Caller.from_environment(os.environ).shell or os.environ.get("SHELL", "/bin/sh")]
+    execute(parsed)
+
+
 def execute(parsed: Parsed) -> NoReturn:
     """Become the command in the namespace of a node that runs. UserError as far as it does not get there."""
     if not parsed.words:
@@ -112,11 +120,13 @@ def up(parsed: Parsed) -> int:
 
 
 def main(command: str, parsed: Parsed) -> int:
-    """Do one of the three; `run` and `exec` do not return."""
+    """Do one of these; only `up` returns."""
     match command:
         case "run":
             run(parsed)
         case "exec":
             execute(parsed)
+        case "shell":
+            shell(parsed)
         case _:
             return up(parsed)

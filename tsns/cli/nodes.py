@@ -38,6 +38,12 @@ def execute(
     enter.execute(Parsed(given=dict(given), words=[name], command=command or []))
 
 
+@with_flags(arguments.EXEC_FLAGS)
+def shell(given: Given, name: Annotated[str, typer.Argument(metavar="NAME", help="A running node")]) -> int:
+    """Open a shell inside a running node."""
+    enter.shell(Parsed(given=dict(given), words=[name]))
+
+
 @with_flags(arguments.UP_FLAGS)
 def up(
     given: Given,

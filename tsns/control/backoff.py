@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 STEP_S: Final = 0.010
-MAX_DELAY_S: Final = 30.0
+MAX_DELAY_S: Final = 20.0  # before it is spread by a half: nobody is left alone for longer than 30 s
 MAX_RETRY_AFTER_S: Final = 3600.0
 BUSY_DELAY_S: Final = (5.0, 10.0)  # where a busy server names no time that makes sense
 
@@ -31,8 +31,15 @@ class Backoff:
     def failed(self, at_least_s: float | None = None) -> float:
         """Seconds to wait after one more failure; the other side may have asked for more."""
         self._failures += 1
-        delay = self._failures**2 * STEP_S * (0.5 + self._fraction())
-        return max(min(delay, MAX_DELAY_S), at_least_s or 0.0)
+        delay = min(self._failures**2 * STEP_S, MAX_DELAY_S) * (0.5 + self._fraction())
+        return max(delay, at_least_s or 0.0)
+
+
+def wish_of(status: int, header: str | None, wall_now: float, fraction: Fraction) -> float | None:
+    """How long the sender of a response that is an error wants to be left alone; None where it says nothing of it."""
+    if status == 429 or (header and status >= 500):
+        return retry_after_s(header, wall_now, fraction)
+    return None
 
 
 def retry_after_s(header: str | None, wall_now: float, fraction: Fraction) -> float:

@@ -149,15 +149,27 @@ class Connection:
                 self._flush()
 
     async def request(
-        self, method: str, path: str, body: bytes = b"", headers: Headers = (), *, timeout_s: float | None
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Headers = (),
+        *,
+        timeout_s: float | None,
+        reads_success: bool = True,
     ) -> Reply:
-        """A request and all of its response. A response that takes too long ends the connection with a RetryableError."""
+        """A request and all of its response. A response that takes too long ends the connection with a RetryableError.
+
+        Without `reads_success` what a 200 has to say is thrown away, however much it is.
+        """
         try:
             async with asyncio.timeout(timeout_s), self.exchange(method, path, body, headers) as exchange:
                 head = await exchange.head()
                 received = bytearray()
+                kept = reads_success or head.status != 200
                 while (chunk := await exchange.read()) is not None:
-                    received += chunk
+                    if kept:
+                        received += chunk
                     if len(received) > MAX_REPLY_BYTES:
                         raise ProtocolError(f"control answers {path} with more than {MAX_REPLY_BYTES} bytes")
         except TimeoutError:

@@ -3,7 +3,11 @@
 Source: control/controlclient (direct.go, loadServerPubKeys) and control/controlhttp of Tailscale's module; RFC 9110 7.8 for the upgrade.
 
 The key from GET /key is what all trust in control rests on: over https it is as good as the certificate; over http, which is for loopback and
-private networks alone, the client pins it. The connection that brought the key is kept for the upgrade that follows.
+private networks alone, the client pins it. An http:// server that turns out to be elsewhere is reached by https on port 443 instead. The
+connection that brought the key is kept for the upgrade that follows.
+
+    proxy for this server? --yes--> CONNECT
+            `--no--> control's own dial plan, if it has sent one --none of it answers--> DNS
 
 Whatever looks as if it would never work is a UserError here; whoever knows better, since it has worked before, tries again.
 """
@@ -14,29 +18,37 @@ import asyncio
 import base64
 import contextlib
 import ipaddress
+import logging
 import ssl
 import time
 import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import h11
 
-from tsns.control.backoff import retry_after_s
+from tsns.control.backoff import wish_of
 from tsns.error import ProtocolError, RetryableError, UserError
 from tsns.keys import MachinePublic
-from tsns.netns.underlay import Stream, Underlay
+from tsns.netns.connecting import Way, open_by_proxy, race
+from tsns.netns.underlay import CONNECT_TIMEOUT_S, Stream, Underlay
 from tsns.proto.text import one_line
-from tsns.proto.types import ControlKeys, decode
+from tsns.proto.types import ControlDialPlan, ControlKeys, decode
 
 UPGRADE: Final = "tailscale-control-protocol"
 REQUEST_TIMEOUT_S: Final = 15.0
 MAX_BODY_BYTES: Final = 64 << 10
 READ_BYTES: Final = 64 << 10
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+MAX_CANDIDATES: Final = 16  # of a dial plan
+MAX_PLAN_DELAY_S: Final = 10.0
+MIN_PLAN_TIMEOUT_S: Final = 1.0
 
 Fields = tuple[tuple[str, str], ...]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +65,8 @@ class Server:
         try:
             parts = urllib.parse.urlsplit(url)
             host, port = parts.hostname or "", parts.port or DEFAULT_PORTS.get(parts.scheme, 0)
+            if parts.scheme not in DEFAULT_PORTS:
+                raise ValueError("neither http nor https")
         except ValueError:
             host, port = "", 0
         if not host or not port or parts.path not in ("", "/") or parts.query or parts.fragment or parts.username:
@@ -75,6 +89,15 @@ class Server:
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.authority}"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An address at which control wants to be dialled."""
+
+    address: str
+    delay_s: float
+    timeout_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,11 +196,17 @@ class Dialer:
         self, server: Server, version: int, *, underlay: Underlay, tls: ssl.SSLContext, fraction: Callable[[], float]
     ) -> None:
         self.server = server
+        self.way = server  # how it is reached
+        self._plan: tuple[Candidate, ...] = ()
         self._version = version
         self._underlay = underlay
         self._tls = tls
         self._fraction = fraction
         self._spare: _Http1 | None = None
+
+    def set_plan(self, plan: ControlDialPlan) -> None:
+        """Connect like this from now on; an empty plan means by DNS."""
+        self._plan = candidates(plan)
 
     async def control_key(self) -> MachinePublic:
         """Fetch control's Noise key; the connection is kept for `upgrade`."""
@@ -216,39 +245,81 @@ class Dialer:
             self._spare = None
 
     def _fields(self) -> Fields:
-        return (("host", self.server.authority), ("user-agent", "tsns"))
+        return (("host", self.way.authority), ("user-agent", "tsns"))
 
     async def _connect(self) -> _Http1:
-        """A connection to the server: the one place that would have to know of HTTP proxies."""
-        server = self.server
-        if not server.secure:
-            for _, address in await self._underlay.resolve(server.host, server.port):
-                self._insist_on_private(address)  # before anything is sent there
+        """A connection to the server."""
+        addresses: list[str] = []
+        if not self.way.secure:
+            addresses = [address[0] for _, address in await self._underlay.resolve(self.server.host, self.server.port)]
+            if not all(map(is_private, addresses)):  # before anything is sent there
+                self.way = Server("https", self.server.host, DEFAULT_PORTS["https"])
         try:
-            stream = await self._underlay.open_tcp(server.host, server.port, tls=self._tls if server.secure else None)
+            stream = await self._open(addresses)
         except RetryableError as error:
-            cause = error.__cause__
-            if isinstance(cause, ssl.SSLCertVerificationError):
-                hint = "check the URL and this machine's clock; SSL_CERT_FILE may name further certificates to trust"
-                raise UserError(one_line(str(error)), hint) from None
-            if isinstance(cause, ssl.SSLError) and cause.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
-                hint = f"check host and port; a server in a private network may want http://{server.host}:{server.port}"
-                raise UserError(f"{server} does not speak TLS", hint) from None
+            self._raise_if_hopeless(error)
             raise
-        if not server.secure:
-            try:
-                self._insist_on_private(stream[1].get_extra_info("peername"))  # a name may lead elsewhere by now
-            except UserError:
-                stream[1].transport.abort()
-                raise
         return _Http1(stream)
 
-    def _insist_on_private(self, address: tuple[str, int] | None) -> None:
-        if not is_private(address):
+    async def _open(self, addresses: list[str]) -> Stream:
+        way, underlay = self.way, self._underlay
+        tls = self._tls if way.secure else None
+        proxy = underlay.proxies.choose(way.host, way.port, scheme=way.scheme)
+        if proxy is None:
+            return await self._open_directly(tls)
+        if way.secure:
+            return await open_by_proxy(underlay, proxy, way.host, way.port, proxy_tls=self._tls, tls=tls)
+        if not addresses:  # what the proxy makes of the name cannot be known to be private
+            raise RetryableError(f"{way.host} has no address")
+        stream = await open_by_proxy(underlay, proxy, addresses[0], way.port, proxy_tls=self._tls)
+        return self._insist_on_private(stream)  # all of the way to the proxy is open to be read, too
+
+    async def _open_directly(self, tls: ssl.SSLContext | None) -> Stream:
+        way = self.way
+        if self._plan:
+            try:
+                return self._checked(await race([self._planned(candidate, tls) for candidate in self._plan]))
+            except RetryableError as error:
+                log.info("none of control's own addresses works: %s", error)
+        return self._checked(await self._underlay.open_tcp(way.host, way.port, tls=tls))
+
+    def _planned(self, candidate: Candidate, tls: ssl.SSLContext | None) -> Way:
+        connect = partial(
+            self._underlay.open_tcp,
+            candidate.address,
+            self.way.port,
+            tls=tls,
+            server_hostname=self.way.host if tls else None,
+            timeout_s=candidate.timeout_s,
+        )
+        return candidate.delay_s, connect
+
+    def _checked(self, stream: Stream) -> Stream:
+        """A connection over which the key may be fetched."""
+        return stream if self.way.secure else self._insist_on_private(stream)
+
+    def _insist_on_private(self, stream: Stream) -> Stream:
+        peer = stream[1].get_extra_info("peername")
+        if peer is None or not is_private(peer[0]):  # a name may lead elsewhere by now
+            stream[1].transport.abort()
+            raise RetryableError(f"{self.server} leads out of the private network")
+        return stream
+
+    def _raise_if_hopeless(self, error: RetryableError) -> None:
+        """UserError where it looks as if it would never work."""
+        cause = error.__cause__
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            hint = "check the URL and this machine's clock; SSL_CERT_FILE may name further certificates to trust"
+            raise UserError(one_line(str(error)), hint) from None
+        if self.way.secure and not self.server.secure:
             raise UserError(
-                f"{self.server} is not in a private network, and plain http lets anybody in between be the control server",
+                f"{self.server} is not in a private network, where plain http would let anybody in between be the control "
+                f"server, and by https there is no way either: {error}",
                 f"use https://{self.server.host}, if the server offers it",
-            )
+            ) from None
+        if isinstance(cause, ssl.SSLError) and cause.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
+            hint = f"check host and port; a server in a private network may want http://{self.server.host}:{self.server.port}"
+            raise UserError(f"{self.server} does not speak TLS", hint) from None
 
     async def _upgrade(self, http: _Http1, initiation: bytes) -> tuple[Stream, bytes]:
         fields = (
@@ -286,9 +357,7 @@ class Dialer:
     def _raise_busy(self, answer: Answer) -> None:
         """RetryableError where the server, or a proxy in front of it, says that it cannot answer now."""
         if answer.status == 429 or answer.status >= 500:
-            wish = None
-            if answer.status == 429 or "retry-after" in answer.headers:
-                wish = retry_after_s(answer.headers.get("retry-after"), time.time(), self._fraction)
+            wish = wish_of(answer.status, answer.headers.get("retry-after"), time.time(), self._fraction)
             raise RetryableError(f"{self.server} answers with {_described(answer)}", wish)
 
     def _not_control(self, reason: str) -> UserError:
@@ -297,12 +366,25 @@ class Dialer:
         )
 
 
-def is_private(peer: tuple[str, int] | None) -> bool:
-    """Whether the far end of a connection is this machine or in a private network."""
-    if peer is None:
-        return False
+def candidates(plan: ControlDialPlan) -> tuple[Candidate, ...]:
+    """What of a dial plan can be followed: plain addresses. Those of a higher priority come first where they begin together."""
+    found = []
+    wanted = [one for one in plan.candidates or () if one.ip and not one.ace_host][:MAX_CANDIDATES]
+    for one in sorted(wanted, key=lambda one: -(one.priority or 0)):
+        try:
+            address = str(ipaddress.ip_address(one.ip or ""))
+        except ValueError:
+            continue
+        delay_s = min(max(one.dial_start_delay_sec or 0.0, 0.0), MAX_PLAN_DELAY_S)
+        timeout_s = min(max(one.dial_timeout_sec or CONNECT_TIMEOUT_S, MIN_PLAN_TIMEOUT_S), CONNECT_TIMEOUT_S)
+        found.append(Candidate(address, delay_s, timeout_s))
+    return tuple(found)
+
+
+def is_private(text: str) -> bool:
+    """Whether an address is this machine's own or in a private network."""
     try:
-        address = ipaddress.ip_address(peer[0].partition("%")[0])
+        address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return False
     mapped = getattr(address, "ipv4_mapped", None)

@@ -6,7 +6,10 @@ things is here. A login outlives the connection that it began on: key and URL ar
     due --register--> accepted: the key is the node's own, and saved
           |      `--> URL: somebody opens it, while control holds the next answer back
           |      `--> expired: once more, with a fresh key
-          `---------> refused: only a person can help, unless the key that we have needs no login
+          `---------> refused: only a person can help, unless the key that we have needs no login,
+                      or the node has been at work: then somebody is asked to open a URL
+
+A login for a fresh key goes on beside a netmap stream that the present key still has.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from dataclasses import replace
 from typing import Final, Protocol
 
 from tsns.config import NodeConfig
-from tsns.control.backoff import Backoff, retry_after_s
+from tsns.control.backoff import Backoff, wish_of
 from tsns.control.connection import Connection
 from tsns.control.register import Accepted, Login, NeedsLogin, NewKeyNeeded, Refused, outcome, refusal_hint
 from tsns.control.updates import described, load_balancing
@@ -59,10 +62,15 @@ class Logins:
         self.due = identity.node_key is None or config.auth_key is not None
         self.refusal: UserError | None = None  # of an auth key, beside a node key that may still be good
         self.known = identity.node_key is not None  # whether this server has ever worked as one
+        self.settled = False  # whether control has sent a netmap in this process's life: a refusal no longer ends it
+        self.key_refused = False  # control has no netmap for the key that we have
+        self.asked = False  # a person has asked for this login, and hears of its failure
+        self.generation = 0  # changes when a login that is under way has become pointless
         self._events = events
         self._backoff = Backoff(random.random)
         self._trying: NodePrivate | None = None  # a node key that control has not yet accepted
         self._followup: str | None = None  # the URL that somebody has yet to open
+        self._former_auth_key: str | None = None  # for when a person's login comes to nothing
         self._login = Login(
             version=config.capability_version,
             lock_key=identity.lock_key.public,
@@ -71,10 +79,17 @@ class Logins:
             ephemeral=config.ephemeral,
         )
 
+    @property
+    def may_follow(self) -> bool:
+        """Whether the netmap can be followed with the key that we have: without a login, or beside one for another key."""
+        return (
+            self.identity.node_key is not None and not self.key_refused and (not self.due or self._trying is not None)
+        )
+
     async def run(self, connection: Connection, control_url: str, control_key: MachinePublic | None) -> Accepted | None:
         """Have control accept a node key; `control_key` is to be pinned with it.
 
-        None where control refused the auth key, and the key that we have may still be good. UserError where only a person can help.
+        None where the way goes on otherwise: without a login, or with another one, as `due` says. UserError where only a person can help.
         """
         self._events.progress("logging in" if self._followup is None else "waiting for somebody to log in")
         while True:
@@ -102,9 +117,13 @@ class Logins:
                     self.renew_key()
                     if key != stored:
                         raise ProtocolError("control says that a fresh node key has expired")
+                    return None
                 case Refused(reason):
-                    if self._followup is not None:
-                        self._followup = None
+                    if self._forget_url():
+                        if self.asked:
+                            raise UserError(
+                                f"the login was not completed: {reason}", "ask for another one with `tsns login`"
+                            )
                         raise RetryableError(f"the login was not completed: {reason}")
                     self._refused(reason, stored_key=key == stored)
                     return None
@@ -129,26 +148,58 @@ class Logins:
     def renew_key(self) -> None:
         """A login is due, and with a fresh node key."""
         self.due = True
+        self.generation += 1
         self._trying = NodePrivate.generate(secrets.token_bytes(KEY_BYTES))
+        self._forget_url()
+
+    def ask(self, auth_key: str | None) -> None:
+        """A person wants a login with a fresh node key: by this auth key, else by a URL."""
+        if not self.asked:
+            self._former_auth_key = self._login.auth_key
+        self.renew_key()
+        self.asked = True
+        self._login = replace(self._login, auth_key=auth_key)
+
+    def withdraw(self) -> None:
+        """No login is wanted any more."""
+        if self.asked:
+            self._login = replace(self._login, auth_key=self._former_auth_key)
+        self.due = self.asked = False
+        self.generation += 1
+        self._trying = self._former_auth_key = None
+        self._forget_url()
+
+    def _forget_url(self) -> bool:
+        """Nobody has to open the URL any more; whether somebody had to."""
+        if self._followup is None:
+            return False
         self._followup = None
+        self._events.login_url(None)
+        return True
 
     def _refused(self, reason: str, *, stored_key: bool) -> None:
-        """UserError, unless the key that we have may still be good without a login."""
+        """UserError, unless there is another way."""
         tags = self._login.hostinfo.request_tags
-        hint = refusal_hint(reason, with_auth_key=self._login.auth_key is not None, with_tags=bool(tags))
+        with_auth_key = self._login.auth_key is not None
+        hint = refusal_hint(reason, with_auth_key=with_auth_key, with_tags=bool(tags))
         refusal = UserError(f"control refused the login: {reason}", hint)
-        if not stored_key or self.refusal is not None or self._login.auth_key is None:
+        if self.asked or not with_auth_key:
             raise refusal
-        log.warning("%s; going on with the login that this node has", refusal.message)
-        self.refusal = refusal
-        self.due = False
+        if self.settled:
+            log.warning("%s; somebody has to log in", refusal.message)
+            self._login = replace(self._login, auth_key=None)
+        elif stored_key and self.refusal is None:
+            log.warning("%s; going on with the login that this node has", refusal.message)
+            self.refusal = refusal
+            self.due = False
+        else:
+            raise refusal
 
     async def _accept(self, key: NodePrivate, control_url: str, control_key: MachinePublic | None) -> None:
         identity = replace(self.identity.with_node_key(key), control_url=control_url, control_key=control_key)
-        if self._followup is not None:
-            self._events.login_url(None)
-        self._trying = self._followup = self.refusal = None
-        self.due = False
+        self._forget_url()
+        self._trying = self.refusal = self._former_auth_key = None
+        self.due = self.asked = self.key_refused = False
         self.known = True
         if identity != self.identity:
             self.identity = identity
@@ -164,5 +215,4 @@ class Logins:
         problem = f"control answers the login with {described(reply)}"
         if reply.status == 400 and b"unsupported client version" in reply.body and not self.known:
             raise UserError(problem, "claim a newer capability version with --capver, as far as this tsns knows it")
-        wish = retry_after_s(reply.retry_after, time.time(), random.random) if reply.status == 429 else None
-        raise RetryableError(problem, wish)
+        raise RetryableError(problem, wish_of(reply.status, reply.retry_after, time.time(), random.random))

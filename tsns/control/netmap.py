@@ -147,9 +147,13 @@ class NetMap:
         """Whether a node's key is no longer good; `wall_now` is our own clock in seconds since 1970."""
         if node.expired:
             return True
+        expiry = self.expiry(node)
+        return expiry is not None and wall_now + self._clock_skew_s >= SANE_TIME and expiry <= wall_now
+
+    def expiry(self, node: Node) -> float | None:
+        """When, by our own clock, a node's key expires; None: never."""
         expiry = parse_time(node.key_expiry)
-        now = wall_now + self._clock_skew_s
-        return expiry is not None and now >= SANE_TIME and expiry.timestamp() <= now
+        return None if expiry is None else expiry.timestamp() - self._clock_skew_s
 
     def next_expiry(self, wall_now: float) -> float | None:
         """When, by our own clock, the next key of a peer or of ours expires. Looks at every node: not for every message."""

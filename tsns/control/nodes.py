@@ -37,8 +37,8 @@ def normalised(node: Node) -> Node:
     node.home_derp = home if home and home > 0 else None
     node.derp = None
     node.addresses = node.addresses or []
-    if node.allowed_ips is None or node.unsigned_peer_api_only:
-        node.allowed_ips = node.addresses
+    if node.allowed_ips is None or node.unsigned_peer_api_only or node.allowed_ips == node.addresses:
+        node.allowed_ips = node.addresses  # nearly always the same: one list will do
     node.endpoints = node.endpoints or None
     node.tags = node.tags or None
     node.primary_routes = node.primary_routes or None

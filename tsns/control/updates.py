@@ -21,7 +21,7 @@ from typing import Final
 
 import msgspec
 
-from tsns.control.backoff import Backoff, retry_after_s
+from tsns.control.backoff import Backoff, wish_of
 from tsns.control.connection import Connection, Reply
 from tsns.error import ProtocolError, RetryableError
 from tsns.keys import DiscoPublic, NodePublic
@@ -92,7 +92,12 @@ class Updates:
                 continue
             try:
                 reply = await connection.request(
-                    "POST", MAP_PATH, encode(request), load_balancing(node_key), timeout_s=UPDATE_TIMEOUT_S
+                    "POST",
+                    MAP_PATH,
+                    encode(request),
+                    load_balancing(node_key),
+                    timeout_s=UPDATE_TIMEOUT_S,
+                    reads_success=False,  # some servers send all of the netmap, whatever was asked for
                 )
                 _check(reply)
             except (ProtocolError, RetryableError) as error:
@@ -142,5 +147,4 @@ def _counting(request: MapRequest) -> MapRequest:
 
 def _check(reply: Reply) -> None:
     if reply.status != 200:
-        wish = retry_after_s(reply.retry_after, time.time(), random.random) if reply.status == 429 else None
-        raise RetryableError(described(reply), wish)
+        raise RetryableError(described(reply), wish_of(reply.status, reply.retry_after, time.time(), random.random))

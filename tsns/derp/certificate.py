@@ -17,13 +17,14 @@ from typing import Final
 from cryptography import x509
 
 PIN_PREFIX: Final = "sha256-raw:"
+UNREADABLE: Final = (ValueError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
 
 
 def fault_of_name(der: bytes, name: str) -> str | None:
     """Why this certificate is not for `name` (a host name or an address); None when it is."""
     try:
         return None if covers(x509.load_der_x509_certificate(der), name) else f"the certificate is not for {name}"
-    except ValueError:
+    except UNREADABLE:
         return "the certificate cannot be read"
 
 
@@ -36,12 +37,12 @@ def fault_of_pin(der: bytes, cert_name: str, name: str, today: datetime) -> str 
         if not certificate.not_valid_before_utc <= today <= certificate.not_valid_after_utc:
             return "the certificate is out of date"
         return None if covers(certificate, name) else f"the certificate is not for {name}"
-    except ValueError:
+    except UNREADABLE:
         return "the certificate cannot be read"
 
 
 def covers(certificate: x509.Certificate, name: str) -> bool:
-    """Whether the certificate's alternative names hold this host name or address; ValueError if they cannot be read."""
+    """Whether the certificate's alternative names hold this host name or address; one of `UNREADABLE` if they cannot be read."""
     try:
         alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:

@@ -13,12 +13,14 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final, TypeVar
 
 import h11
 
 from tsns.derp.certificate import PIN_PREFIX, fault_of_name, fault_of_pin
 from tsns.error import ProtocolError, RetryableError
+from tsns.netns.connecting import open_by_proxy, race
 from tsns.netns.underlay import Stream, Underlay
 from tsns.proto.addresses import pack
 from tsns.proto.types import DEFAULT_DERP_PORT, DERPNode, DERPRegion
@@ -118,7 +120,7 @@ async def _first_node(
 async def _with_node(
     node: DERPNode, underlay: Underlay, tls: ssl.SSLContext, attempt: Callable[[DERPNode, Stream], Awaitable[T]]
 ) -> T:
-    stream = await _open_tcp(node, underlay)
+    stream = await _open_tcp(node, underlay, tls)
     try:
         await _start_tls(stream[1], node, tls)
         return await attempt(node, stream)
@@ -137,14 +139,15 @@ async def _with_node(
 # --- TCP -----------------------------------------------------------------------------------------------------------
 
 
-async def _open_tcp(node: DERPNode, underlay: Underlay) -> Stream:
+async def _open_tcp(node: DERPNode, underlay: Underlay, tls: ssl.SSLContext) -> Stream:
     assert node.host_name  # `relays` looked
     port = node.derp_port or DEFAULT_DERP_PORT
-    hosts = [node.host_name] if not (node.ipv4 or node.ipv6) else await addresses(node, port, underlay)
-    if not hosts:
-        raise RetryableError(f"{node.host_name} has no address")
-    reader, writer = await _race(hosts, port, underlay)
-    sock: socket.socket = writer.get_extra_info("socket")
+    proxy = underlay.proxies.choose(node.host_name, port)
+    if proxy is not None:  # which knows addresses that we may not
+        stream = await open_by_proxy(underlay, proxy, node.host_name, port, proxy_tls=tls, timeout_s=NODE_S)
+    else:
+        stream = await _open_directly(node, port, underlay)
+    sock: socket.socket = stream[1].get_extra_info("socket")
     for option, value in (
         (socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S),
         (socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S),
@@ -152,8 +155,21 @@ async def _open_tcp(node: DERPNode, underlay: Underlay) -> Stream:
         (socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES),
     ):
         sock.setsockopt(socket.IPPROTO_TCP, option, value)
-    writer.transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
-    return reader, writer
+    stream[1].transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+    return stream
+
+
+async def _open_directly(node: DERPNode, port: int, underlay: Underlay) -> Stream:
+    """A connection to the address of a node that answers first; each has a head start over the next."""
+    fixed = node.ipv4 or node.ipv6
+    hosts = await addresses(node, port, underlay) if fixed else [str(node.host_name)]
+    if not hosts:
+        raise RetryableError(f"{node.host_name} has no address")
+    if len(hosts) == 1:
+        return await underlay.open_tcp(hosts[0], port, timeout_s=TCP_S)
+    return await race(
+        [(FAMILY_DELAY_S * i, partial(underlay.open_tcp, host, port, timeout_s=TCP_S)) for i, host in enumerate(hosts)]
+    )
 
 
 async def addresses(node: DERPNode, port: int, underlay: Underlay) -> list[str]:
@@ -177,36 +193,6 @@ def is_address(text: str, family: int) -> bool:
         return len(pack(text)) == (4 if family == socket.AF_INET else 16)
     except ValueError:
         return False
-
-
-async def _race(hosts: list[str], port: int, underlay: Underlay) -> Stream:
-    """A connection to the host that answers first; each has a head start over the next."""
-    if len(hosts) == 1:
-        return await underlay.open_tcp(hosts[0], port, timeout_s=TCP_S)
-
-    async def connect(host: str, delay_s: float) -> Stream:
-        await asyncio.sleep(delay_s)
-        return await underlay.open_tcp(host, port, timeout_s=TCP_S)
-
-    tasks = [asyncio.create_task(connect(host, FAMILY_DELAY_S * i)) for i, host in enumerate(hosts)]
-    failure: RetryableError | None = None
-    winner: asyncio.Task[Stream] | None = None
-    try:
-        for next_done in asyncio.as_completed(tasks):
-            try:
-                await next_done
-            except RetryableError as error:
-                failure = failure or error
-            else:
-                winner = next(task for task in tasks if task.done() and not task.cancelled() and not task.exception())
-                return winner.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        for result, task in zip(await asyncio.gather(*tasks, return_exceptions=True), tasks, strict=True):
-            if task is not winner and isinstance(result, tuple):
-                result[1].transport.abort()
-    raise failure or RetryableError("no connection")
 
 
 # --- TLS -----------------------------------------------------------------------------------------------------------

@@ -170,8 +170,9 @@ class Session:
         """Let time pass."""
         if self._pong_due is not None and now >= self._pong_due:
             return self._close("no answer to a ping")
-        silent_s = now - self.last_frame_at
-        return self._close(f"nothing heard for {silent_s:.0f} s") if silent_s >= SILENCE_S else []
+        if now >= self.last_frame_at + SILENCE_S:  # as in `deadline`, to the last bit
+            return self._close(f"nothing heard for {now - self.last_frame_at:.0f} s")
+        return []
 
     def deadline(self) -> float | None:
         """When `tick` is due at the latest; None once closed."""

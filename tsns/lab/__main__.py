@@ -1,7 +1,7 @@
 """`python -m tsns.lab`: a lab as a process, until SIGTERM or SIGINT (ring 1).
 
 When it serves it prints one line of JSON: `url`, `auth_key` (reusable), `ephemeral_auth_key` (reusable, for nodes that vanish), `pid`.
-Visiting a login URL approves the login.
+Visiting a login URL approves the login. With `--stdin` it takes line commands (`commands`), and ends with its input.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 
+from tsns.lab import commands
 from tsns.lab.lab import Lab
 from tsns.lab.registrar import Mode
 
@@ -25,7 +26,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=0, help="control's port (default: any)")
     parser.add_argument("--regions", type=int, default=1, help="how many DERP regions (default: %(default)s)")
     parser.add_argument("--mode", choices=[mode.value for mode in Mode], default=Mode.HEADSCALE.value)
-    parser.add_argument("--stdin", action="store_true", help="end when stdin is closed, too")
+    parser.add_argument("--stdin", action="store_true", help="take commands from stdin, and end when it is closed")
     parser.add_argument("--verbose", action="store_true", help="log all details to stderr")
     arguments = parser.parse_args()
     level = logging.DEBUG if arguments.verbose else logging.INFO
@@ -52,15 +53,30 @@ async def _serve(arguments: argparse.Namespace) -> None:
             "pid": os.getpid(),
         }
         print(json.dumps(ready), flush=True)  # noqa: T201
-        if arguments.stdin:
-            loop.add_reader(sys.stdin.fileno(), _on_stdin, over)
+        listening = asyncio.create_task(_listen(lab, over), name="line commands") if arguments.stdin else None
         await over.wait()
+        if listening is not None:
+            listening.cancel()
+            await asyncio.wait([listening])
 
 
-def _on_stdin(over: asyncio.Event) -> None:
-    if not os.read(sys.stdin.fileno(), 4096):
-        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+async def _listen(lab: Lab, over: asyncio.Event) -> None:
+    """Do what stdin says, until its end."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=commands.MAX_LINE_BYTES)
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    try:
+        await commands.serve(lab, reader, _print)
+    except ValueError:  # a line without an end
+        pass
+    finally:
+        transport.close()
         over.set()
+
+
+def _print(line: bytes) -> None:
+    sys.stdout.buffer.write(line)
+    sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Final
 
 from tsns.error import RetryableError
 from tsns.proto.addresses import pack
+from tsns.proxies import DIRECT, Proxies
 
 CONNECT_TIMEOUT_S: Final = 10.0
 HAPPY_EYEBALLS_DELAY_S: Final = 0.2
@@ -22,7 +23,12 @@ Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Underlay:
-    """Makes connections and sockets in the host's network."""
+    """Makes connections and sockets in the host's network. Whoever connects looks himself whether one of `proxies` stands in between."""
+
+    proxies: Proxies = DIRECT
+
+    def __init__(self, proxies: Proxies = DIRECT) -> None:
+        self.proxies = proxies
 
     async def open_tcp(
         self,
@@ -50,10 +56,8 @@ class Underlay:
                 )
         except TimeoutError:
             raise RetryableError(f"no connection to {host}:{port} within {timeout_s:.0f} s") from None
-        except ssl.SSLCertVerificationError as error:
-            raise RetryableError(f"{host}:{port} has no valid certificate: {error.verify_message}") from error
         except OSError as error:
-            raise RetryableError(f"no connection to {host}:{port}: {error.strerror or error}") from error
+            raise connection_failure(host, port, error) from error
         sock: socket.socket = writer.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -82,6 +86,13 @@ class Underlay:
             sock.close()
             raise
         return sock
+
+
+def connection_failure(host: str, port: int, error: OSError) -> RetryableError:
+    """Why there is no connection, certificates included."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return RetryableError(f"{host}:{port} has no valid certificate: {error.verify_message}")
+    return RetryableError(f"no connection to {host}:{port}: {error.strerror or error}")
 
 
 def _is_address(host: str) -> bool:

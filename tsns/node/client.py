@@ -32,8 +32,8 @@ STOP_PATIENCE_S: Final = 15.0
 LOGIN_PATIENCE_S: Final = 3600.0  # a person is at work; control's URL ends sooner
 QUERY_TIMEOUT_S: Final = 10.0
 MAX_ANSWER_BYTES: Final = 64 << 20  # the status of a tailnet of 10,000 nodes has 5 MB
-FIRST_ANSWER_S: Final = 5.0  # a server that takes longer to fork is stuck
-SILENT_TRIES: Final = 2  # then we do without the server
+FIRST_ANSWER_S: Final = 4.0  # a server that takes longer to fork is stuck
+SILENT_TRIES: Final = 1  # then we do without the server
 
 
 @dataclass(slots=True)

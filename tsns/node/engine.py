@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import secrets
@@ -34,15 +35,19 @@ from tsns.filter.packet_filter import PacketFilter
 from tsns.keys import KEY_BYTES, DiscoPrivate, NodePrivate, NodePublic
 from tsns.netns import linux
 from tsns.netns.underlay import Underlay
-from tsns.node import warm
+from tsns.node import netmap_cache, warm
+from tsns.node.condition import RENEWAL_PATIENCE_S, Condition
 from tsns.node.home import HomeFinder
 from tsns.node.hostinfo import hostinfo
 from tsns.node.keeper_channel import KeeperChannel
-from tsns.node.localapi import Answer, LocalApi
-from tsns.node.peering import Peering
+from tsns.node.localapi import Answer, Handler, LocalApi
+from tsns.node.login_api import LoginApi
+from tsns.node.netmap_cache import NetmapCache
+from tsns.node.peering import Peering, node_key
 from tsns.node.pings import Pings
-from tsns.node.status import Condition, named, status
-from tsns.proto.types import NetInfo
+from tsns.node.status import named, status
+from tsns.proto.types import MapResponse, NetInfo
+from tsns.proxies import Proxies
 from tsns.state import Identity
 from tsns.wg.device import Device
 from tsns.wg.router import Pong, Router, StunReply
@@ -50,6 +55,8 @@ from tsns.wg.socket import Event, TunPump
 
 ENGINE_UID_BASE: Final = 1_953_693_696  # plus the keeper's pid: engines cannot signal or trace one another
 LOGOUT_TIMEOUT_S: Final = 3.0
+MAX_GREETED: Final = 32  # peers with whom a session is begun unasked
+CONTROL_AWAY: Final = "control cannot be reached: the tailnet is as it was last known"
 HOME_PATIENCE_S: Final = 15.0  # then the node is ready without a relay, and says so
 
 log = logging.getLogger(__name__)
@@ -59,13 +66,21 @@ class Engine:
     """One node at work. `run` returns when the keeper wants it to end."""
 
     def __init__(
-        self, channel: socket.socket, api: socket.socket, config: NodeConfig, identity: Identity, tls: ssl.SSLContext
+        self,
+        channel: socket.socket,
+        api: socket.socket,
+        config: NodeConfig,
+        identity: Identity,
+        tls: ssl.SSLContext,
+        cached: MapResponse | None = None,
     ) -> None:
         self._config = config
         self._condition = Condition()
         self._stop: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._keeper = KeeperChannel(channel, self._on_tun, self._on_stop)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._cache = NetmapCache(self._save_cache)
+        self._barred = False
         self._netmap: NetMap | None = None
         self._authorised = asyncio.Event()
         self._network_wanted = asyncio.Event()
@@ -73,7 +88,7 @@ class Engine:
         self._namespace_made = asyncio.Event()
         self._home_known = asyncio.Event()
 
-        self._underlay = underlay = Underlay()
+        self._underlay = underlay = Underlay(Proxies.of(config))
         self._tls = tls
         # Until control has accepted a key of ours, this one speaks to nobody.
         node_private = identity.node_key or NodePrivate.generate(secrets.token_bytes(KEY_BYTES))
@@ -96,16 +111,22 @@ class Engine:
             hostinfo=hostinfo(config, identity),
             disco=DiscoPrivate.generate(secrets.token_bytes(KEY_BYTES)).public,
             events=self,
+            cached=cached,
         )
         self._home = HomeFinder(
             underlay=underlay,
             tls=tls,
             send_udp=self._send_udp,
             on_home=self._on_home,
-            may_change=lambda: self._condition.state != "offline",  # peers could not be told of another home
+            may_change=lambda: self._condition.connected,  # else peers could not be told of another home
             heard_at=lambda region: self._derp.last_frame_at(region),  # noqa: PLW0108 (of the clients of that moment)
         )
-        handlers = {("GET", "/tsns/v1/status"): self._on_status, ("POST", "/tsns/v1/ping"): self._on_ping}
+        logins = LoginApi(self._control, lambda: (self._state, self._condition.login_url), self._on_logged_out)
+        handlers: dict[tuple[str, str], Handler] = {
+            ("GET", "/tsns/v1/status"): self._on_status,
+            ("POST", "/tsns/v1/ping"): self._on_ping,
+            **logins.handlers(),
+        }
         self._api = LocalApi(api, frozenset({0, os.getuid(), config.owner_uid}), handlers)
 
     def _make_derp(self, key: NodePrivate) -> DerpClients:
@@ -126,9 +147,13 @@ class Engine:
         await self._api.start()
         for work in (self._be_controlled(), self._configure_network(), self._become_ready(), self._watch_expiry()):
             self._spawn(work)
+        if not self._config.ephemeral:
+            self._spawn(self._cache.run())
         logout = await self._stop
         if logout:
             await self._log_out()
+        elif not self._config.ephemeral:
+            await self._cache.finish()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -176,14 +201,23 @@ class Engine:
                 if self._condition.home is not None:
                     self.progress("connecting to the home relay")
                     await self._derp.wait_home()
-                    self.progress("telling control of the home relay")
-                    await self._control.home_accepted(self._condition.home)
+                    if self._condition.connected:
+                        self.progress("telling control of the home relay")
+                        await self._control.home_accepted(self._condition.home)
         except TimeoutError:
             self._warn("relay", "no relay can be reached: peers will have difficulty in reaching this node")
-        self._condition.state = "running"
+        self._condition.ready = True
         itself = self._netmap.self_node if self._netmap else None
         assert itself is not None  # authorised
+        self._greet_peers()
         self._keeper.say({"say": "ready", **named(itself)})
+
+    def _greet_peers(self) -> None:
+        """Begin sessions with those who are there: a peer hears of us before it hears of our home, and would drop its first packets."""
+        if self._netmap is not None and self._pump is not None:
+            online = (key for node in self._netmap.peers.values() if node.online and (key := node_key(node)))
+            for key in itertools.islice(online, MAX_GREETED):
+                self._pump.greet(key)
 
     def _warn(self, about: str, text: str) -> None:
         log.warning("%s", text)
@@ -199,31 +233,71 @@ class Engine:
     def login_url(self, url: str | None) -> None:
         """A person has to open this page, or has done so (None)."""
         self._condition.login_url = url or ""
-        self._condition.state = "needs-login" if url else "starting"
         if url:
+            self._condition.warnings["login"] = f"somebody has to log in: open {url}"
             self._keeper.say({"say": "login", "url": url})
+        else:
+            self._condition.warnings.pop("login", None)
+        self._reconsider()
 
     def approval_pending(self, pending: bool) -> None:
         """An administrator has to let this node in, or has done so."""
+        self._condition.pending_approval = pending
         if pending:
-            self._condition.state = "needs-approval"
             self.progress("an administrator of the tailnet has to approve this node")
+
+    def key_lost(self, lost: bool) -> None:
+        """Control does not take our node key any more, or again."""
+        self._condition.key_lost_at = time.monotonic() if lost else None
+        if lost:
+            asyncio.get_running_loop().call_later(RENEWAL_PATIENCE_S + 0.01, self._reconsider)
+        self._reconsider()
 
     def connected(self, up: bool) -> None:
         """The connection to control stands, or is gone."""
-        if up:
+        self._condition.connected = up
+        if up or self._condition.logged_out:
             self._condition.warnings.pop("control", None)
-            if self._condition.state == "offline":
-                self._condition.state = "running"
         else:
-            self._condition.warnings["control"] = "control cannot be reached: the tailnet is as it was last known"
-            if self._condition.state == "running":
-                self._condition.state = "offline"
+            self._condition.warnings["control"] = CONTROL_AWAY
+
+    @property
+    def _state(self) -> str:
+        return self._condition.state(time.monotonic())
+
+    def _reconsider(self) -> None:
+        """A node that is nobody on the tailnet has no peers."""
+        barred = self._condition.barred(time.monotonic())
+        if barred == self._barred or self._netmap is None:
+            return
+        self._barred = barred
+        if barred:
+            self._warn("key", "this node is not logged in: its peers are cut off")
+            self._peering.suspend(self._netmap)
+        else:
+            log.info("logged in again: the peers are back")
+            self._condition.warnings.pop("key", None)
+            self._peering.resume(self._netmap, time.time())
+
+    async def _on_logged_out(self) -> None:
+        log.info("logged out")
+        self._condition.logged_out = True
+        self._condition.pending_approval = False
+        self._condition.warnings.pop("control", None)
+        self._reconsider()
+        await self._cache.clear()
+
+    async def _save_cache(self, fd: int) -> str:
+        return str((await self._keeper.ask("cache", fds=[fd]))["error"])
 
     async def save(self, identity: Identity) -> None:
         """Keep who we are; a new node key takes effect at once."""
-        if identity.node_key is not None and identity.node_key != self._node_private:
-            self._use_key(identity.node_key)
+        if identity.node_key is not None:
+            if identity.node_key != self._node_private:
+                self._use_key(identity.node_key)
+            self._condition.logged_out = False
+            self._condition.key_lost_at = None
+            self._reconsider()
         error = (await self._keeper.ask("save", {"identity": identity.dump().decode()}))["error"]
         if error:
             self._warn("state", f"the node's identity could not be saved: {error}")
@@ -247,10 +321,14 @@ class Engine:
         if itself is None:
             return
         self._apply_rules(netmap, change)
-        self._peering.apply(netmap, change, time.time())
+        for key in self._peering.apply(netmap, change, time.time()):
+            if self._pump is not None:
+                self._pump.greet(key)
         if change.derp_map:
             self._derp.set_map(netmap.derp_map)
             self._home.set_map(netmap.derp_map)
+            if not self._condition.connected and self._condition.home is None:
+                self._home.assume(itself.home_derp)  # where peers know us to be
         for old, new in change.peers():
             self._resolver.update_peer(old, new)
         if change.dns or change.self_changed:
@@ -258,6 +336,9 @@ class Engine:
             self._keeper.say({"ask": "dns", "search": search_domains(netmap.dns)})
         if change.self_changed:
             self._network_wanted.set()
+        if not self._condition.connected and change.first and not self._condition.ready:
+            self._condition.warnings["control"] = CONTROL_AWAY  # until it says otherwise, which may be this moment
+        self._cache.note(netmap, change)
         if itself.machine_authorized is not False and itself.addresses:
             self._authorised.set()
 
@@ -375,7 +456,7 @@ class Engine:
 
     # --- questions
 
-    async def _on_status(self, _: Answer) -> Answer:
+    async def _on_status(self, _: Answer, _uid: int) -> Answer:
         answer = status(self._config.name, self._condition, self._netmap, self._device, self._derp.status())
         peers = answer["peers"]
         inside = await self._keeper.ask("inside")
@@ -390,7 +471,7 @@ class Engine:
             "drops": {**self._router.counters.snapshot(), **{str(why): n for why, n in self._derp.drops.items()}},
         }
 
-    async def _on_ping(self, asked: Answer) -> Answer:
+    async def _on_ping(self, asked: Answer, _uid: int) -> Answer:
         return await self._pings.ask(asked, self._netmap, self._pump)
 
     def _on_event(self, event: Event) -> None:
@@ -422,15 +503,16 @@ def _udp_sockets(underlay: Underlay) -> list[socket.socket]:
 def run(
     channel: socket.socket, api: socket.socket, config: NodeConfig, identity: Identity, cache_fd: int, parent: int
 ) -> NoReturn:
-    """An engine's whole life, in a process just forked from its keeper."""
+    """An engine's whole life, in a process just forked from its keeper. `cache_fd` is the cached netmap, -1 where there is none."""
     exit_status = 1
     try:
         linux.close_all_but(channel.fileno(), api.fileno(), *([cache_fd] if cache_fd >= 0 else []))
         warm.load()
-        tls = ssl.create_default_context(cafile=config.tls_roots or None)
+        tls = warm.tls(config.tls_roots)
         linux.drop_all_rights(ENGINE_UID_BASE + parent, parent)
         warm.watch_imports()
-        asyncio.run(_run(channel, api, config, identity, tls))
+        cached = netmap_cache.read(cache_fd, identity.node_key.public if identity.node_key else None)
+        asyncio.run(_run(channel, api, config, identity, tls, cached))
         exit_status = 0
     except Exception:  # the last frame of a process: say it where somebody may look
         log.exception("the engine failed")
@@ -440,6 +522,11 @@ def run(
 
 
 async def _run(
-    channel: socket.socket, api: socket.socket, config: NodeConfig, identity: Identity, tls: ssl.SSLContext
+    channel: socket.socket,
+    api: socket.socket,
+    config: NodeConfig,
+    identity: Identity,
+    tls: ssl.SSLContext,
+    cached: MapResponse | None,
 ) -> None:
-    await Engine(channel, api, config, identity, tls).run()
+    await Engine(channel, api, config, identity, tls, cached).run()

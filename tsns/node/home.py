@@ -104,6 +104,12 @@ class HomeFinder:
             self._tell()
         self._requested.set()
 
+    def assume(self, region: int | None) -> None:
+        """Begin with this home, where peers know us to be, if it is one that can be."""
+        if region in eligible(self._map):
+            self._preference.home = region
+            self._tell()
+
     def request(self) -> None:
         """Make a report soon."""
         self._requested.set()

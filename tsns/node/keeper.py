@@ -10,8 +10,6 @@ here, and what it may never do (choose a namespace, name a file) it has no words
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import os
 import signal
@@ -25,11 +23,12 @@ from typing import Final, NoReturn
 from tsns import state
 from tsns.config import NodeConfig
 from tsns.error import UserError
-from tsns.netns import linux, mounts, namespace, netlink, routes, tun
-from tsns.node import engine, leftovers, messages, resolv
+from tsns.netns import linux, namespace, netlink, routes, tun
+from tsns.node import engine, leftovers, messages
 from tsns.node.clients import Client, Clients, listening_socket
 from tsns.node.engine_process import EngineProcess
-from tsns.node.logfile import LogFile
+from tsns.node.files import NodeFiles, belongs_elsewhere, settings
+from tsns.node.logfile import LogFile, LogPipe
 from tsns.node.messages import Message
 from tsns.node.places import NodePlaces, Places
 from tsns.node.watch import Watch
@@ -41,16 +40,9 @@ STEADY_AFTER_S: Final = 10.0  # an engine that lived that long may fail afresh
 MAX_FIRST_FAILURES: Final = 3  # engines that died before the node ever was ready
 SCAN_FIRST_S: Final = 0.05
 SCAN_MAX_S: Final = 2.0
-MAX_LOG_READ_BYTES: Final = 64 << 10
 MAX_LISTED: Final = 200  # processes inside
-MAX_CACHE_BYTES: Final = 64 << 20  # of a netmap
-CACHE_NAME: Final = "netmap.cache"
 MAX_TEXT: Final = 2000  # of what the engine wants a person to read
-READABLE_MODE: Final = 0o644
 LOG_FORMAT: Final = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
-NO_SETTING: Final = frozenset(
-    {"auth_key", "timeout_s", "tls_roots", "owner_uid"}
-)  # not remembered, no reason to start anew
 
 _OTHER_VERSION: Final = "stop it with `tsns down`, then start it with this version"
 
@@ -64,11 +56,8 @@ class Keeper:
         self._places = places
         self._config = config
         self._lasting = lasting
-        self._home = places.home(lasting=lasting)
-        self._log = LogFile(self._home / "log")
-        self._log_pipe = os.pipe2(
-            os.O_CLOEXEC | os.O_NONBLOCK
-        )  # a full pipe costs lines: it must not stop who empties it
+        self._files = NodeFiles(places, lasting=lasting)
+        self._log = LogPipe(LogFile(self._files.home / "log"))
         self._watch = Watch()
         self._clients = Clients(self._watch, self._on_request, self._scan_soon)
         self._engine = EngineProcess(self._watch, self._on_engine, self._on_engine_end)
@@ -89,21 +78,22 @@ class Keeper:
     def serve(self, first: socket.socket) -> None:
         """Run the node until it ends. `first` is the connection of the client that asked for it."""
         for fd in (1, 2):
-            os.dup2(self._log_pipe[1], fd)  # our own lines go the engine's way, so that the file has one writer
-        self._watch.reader(self._log_pipe[0], self._on_log)
+            os.dup2(self._log.writing_fd, fd)  # our own lines go the engine's way, so that the file has one writer
+        self._watch.reader(self._log.reading_fd, self._log.drain)
         self._watch.signals((signal.SIGTERM, signal.SIGINT), self._end_soon)
         try:
             self._clients.admit(first, waiting=True)
             self._clients.tell_waiting(self._latest)  # somebody is at work
             tun.check()
-            self._identity = self._load_identity()
-            self._write_resolver_files()
+            self._identity = self._files.load_identity(self._config.login_server)
+            self._files.write_nsswitch()
+            self._set_search([])
             self._api = listening_socket(socket.SOCK_STREAM, self._places.api, self._config.owner_uid)
             self._clients.listen(self._places.control)
             self._start_engine()  # it talks to control while we make the namespace
             netlink.load()
             self._make_namespace()
-            self._save_settings()
+            self._files.save_settings(self._config)
             while not self._ending:
                 self._watch.turn()
         except UserError as error:
@@ -112,16 +102,6 @@ class Keeper:
             self._fail(f"the node cannot be made: {error}", "tsns needs root with CAP_NET_ADMIN and CAP_SYS_ADMIN")
         finally:
             self._end()
-
-    def _load_identity(self) -> Identity:
-        identity = state.load(self._home / "identity.json") or Identity.generate()
-        if identity.control_url not in (None, self._config.login_server):
-            raise UserError(*self._belongs_elsewhere(str(identity.control_url)))
-        return identity
-
-    def _belongs_elsewhere(self, server: str) -> tuple[str, str]:
-        name = self._places.name
-        return f"the node {name} belongs to {server}", f"use another name, or `tsns rm {name}` to forget its identity"
 
     def _make_namespace(self) -> None:
         began = time.monotonic()
@@ -142,7 +122,7 @@ class Keeper:
     def _end(self) -> None:
         self._places.control.unlink(missing_ok=True)  # no new clients; those in the backlog find nobody and start anew
         self._engine.stop(logout=self._logout or self._config.ephemeral)
-        self._on_log()
+        self._log.drain()
         if self._namespace is not None:
             os.close(self._namespace.tun)
         leftovers.remove(self._places)
@@ -173,10 +153,10 @@ class Keeper:
             self._clients.reply(client, {"error": "the node runs with another version of tsns", "hint": _OTHER_VERSION})
             return
         if config.login_server != self._config.login_server:
-            error, hint = self._belongs_elsewhere(self._config.login_server)
-            self._clients.reply(client, {"error": error, "hint": hint})
+            error = belongs_elsewhere(config.name, self._config.login_server)
+            self._clients.reply(client, {"error": error.message, "hint": error.hint})
             return
-        if _settings(config) != _settings(self._config):
+        if settings(config) != settings(self._config):
             self._change(config)
         self._await_ready(client)
 
@@ -184,7 +164,7 @@ class Keeper:
         """Other settings: the engine starts anew with them. The TUN stays, so flows see a pause and no end."""
         log.info("the settings have changed: starting the engine anew")
         self._config = config
-        self._save_settings()
+        self._files.save_settings(config)
         self._ready = False
         self._latest = {"progress": "applying the new settings"}
         self._engine.stop(logout=False)
@@ -251,7 +231,7 @@ class Keeper:
 
     def _start_engine(self) -> None:
         def body(channel: socket.socket, parent: int) -> NoReturn:
-            engine.run(channel, self._api, self._config, self._identity, self._open_cache(), parent)
+            engine.run(channel, self._api, self._config, self._identity, self._files.open_cache(), parent)
 
         self._engine.start(body)
         self._give_tun()
@@ -259,13 +239,6 @@ class Keeper:
     def _give_tun(self) -> None:
         if self._namespace is not None:
             self._engine.tell({"give": "tun"}, [self._namespace.tun, *self._namespace.dns])
-
-    def _open_cache(self) -> int:
-        """The netmap that was last seen, for the engine to read; -1 where there is none."""
-        try:
-            return os.open(self._home / CACHE_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            return -1
 
     def _on_engine(self, message: Message, fds: Sequence[int]) -> None:
         """The engine's words. Nothing here believes them further than it has checked."""
@@ -286,7 +259,7 @@ class Keeper:
             case {"ask": "dns", "search": list(search)}:
                 self._set_search([str(domain) for domain in search])
             case {"ask": "cache"} if len(fds) == 1:
-                self._engine.tell({"done": "cache", "error": self._save_cache(fds[0])})
+                self._engine.tell({"done": "cache", "error": self._files.save_cache(fds[0])})
             case {"ask": "inside"}:
                 self._engine.tell({"done": "inside", "error": "", **self._inside_now()})
             case {"ask": "save", "identity": str(text)}:
@@ -308,12 +281,24 @@ class Keeper:
         self._ready = False
         self._failures = 1 if lived_s > STEADY_AFTER_S else self._failures + 1
         if not self._was_ready and self._failures >= MAX_FIRST_FAILURES:
-            self._fail("the node's engine failed at its start", f"see its log: {self._log.path}")
+            self._fail("the node's engine failed at its start", f"see its log: {self._files.home / 'log'}")
             return
         self._restart_delay_s = (
             RESTART_FIRST_S if self._failures <= 1 else min(2 * self._restart_delay_s, RESTART_MAX_S)
         )
         self._watch.at("restart", time.monotonic() + self._restart_delay_s, self._start_engine)
+
+    def _save_identity(self, data: bytes) -> str:
+        try:
+            self._identity = Identity.load(data)  # which the next engine gets, whatever the disk does
+            self._files.save_identity(data)
+        except (OSError, ValueError, UserError) as error:
+            log.warning("the identity could not be saved: %s; a restart of this machine may need a new login", error)
+            return str(error)
+        return ""
+
+    def _set_search(self, search: list[str]) -> None:
+        self._files.write_resolv(search, magic_dns=self._config.accept_dns)
 
     def _set_network(self, addresses: list[str]) -> str:
         if self._namespace is None:
@@ -325,69 +310,12 @@ class Keeper:
             return str(error)
         return ""
 
-    # --- files
-
-    def _on_log(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while data := os.read(self._log_pipe[0], MAX_LOG_READ_BYTES):
-                self._log.write(data)
-
-    def _write_resolver_files(self) -> None:
-        self._set_search([])
-        host = Path(mounts.NSSWITCH_PATH)
-        text = host.read_text() if host.exists() else ""
-        _write_readable(self._places.nsswitch, mounts.nsswitch(text))
-
-    def _set_search(self, search: list[str]) -> None:
-        domains = resolv.checked_search(search) if self._config.accept_dns else []
-        _write_readable(self._places.resolv, resolv.render(domains, magic_dns=self._config.accept_dns))
-
-    def _save_identity(self, data: bytes) -> str:
-        try:
-            self._identity = Identity.load(data)  # which the next engine gets, whatever the disk does
-            state.save(self._home / "identity.json", data)
-        except (OSError, ValueError, UserError) as error:
-            log.warning("the identity could not be saved: %s; a restart of this machine may need a new login", error)
-            return str(error)
-        return ""
-
-    def _save_cache(self, memory: int) -> str:
-        """Keep the netmap for a start without control; what is in it is the engine's business."""
-        if not self._lasting:
-            return "the node is not to last"
-        try:
-            data = os.pread(memory, MAX_CACHE_BYTES + 1, 0)
-            if len(data) > MAX_CACHE_BYTES:
-                return "it is too large"
-            state.save(self._home / CACHE_NAME, data)
-        except (OSError, UserError) as error:
-            return str(error)
-        return ""
-
-    def _save_settings(self) -> None:
-        if self._lasting:
-            with contextlib.suppress(OSError):  # the identity's own saving says that the disk is full
-                state.save(self._home / "settings.json", json.dumps(_settings(self._config)).encode())
-
-
-def _settings(config: NodeConfig) -> Message:
-    """What is remembered of a lasting node's configuration; no secret among it."""
-    return {key: value for key, value in config.to_message().items() if key not in NO_SETTING}
-
 
 def _command_name(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
     except OSError:
         return ""
-
-
-def _write_readable(path: Path, text: str) -> None:
-    """In place: commands inside have this very file mounted."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, READABLE_MODE)
-    with open(fd, "w") as file:
-        file.write(text)
-    path.chmod(READABLE_MODE)
 
 
 def run(connection: socket.socket, server_pid: int = 0) -> NoReturn:

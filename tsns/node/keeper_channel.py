@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from tsns.node import messages
@@ -54,18 +54,21 @@ class KeeperChannel:
             case _:
                 log.warning("the keeper said something unknown")
 
-    def say(self, message: Message) -> None:
+    def say(self, message: Message, fds: Sequence[int] = ()) -> None:
         """Tell the keeper something; one that cannot hear is about to end us."""
         try:
-            messages.send(self._sock, message)
+            messages.send(self._sock, message, fds)
         except (OSError, ValueError) as error:
             log.warning("the keeper does not hear: %s", error)
 
-    async def ask(self, what: str, message: Message | None = None) -> Message:
-        """Ask for something that is answered when it is done; `error` in the answer is empty when it went well."""
+    async def ask(self, what: str, message: Message | None = None, fds: Sequence[int] = ()) -> Message:
+        """Ask for something that is answered when it is done; `error` in the answer is empty when it went well.
+
+        Copies of the descriptors go with the question.
+        """
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._asked.setdefault(what, deque()).append(answer)
-        self.say({"ask": what, **(message or {})})
+        self.say({"ask": what, **(message or {})}, fds)
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 return await asyncio.shield(answer)  # a late answer still belongs to this question

@@ -1,6 +1,7 @@
-"""The node's own HTTP interface on a Unix socket: status, ping (ring 1).
+"""The node's own HTTP interface on a Unix socket: status, ping, login, logout (ring 1).
 
 One request a connection; the path decides who answers. Whoever may open the socket may ask: root, and the one whom the keeper gave it to.
+Each handler learns who asks, since what changes the node is for root alone.
 """
 
 from __future__ import annotations
@@ -24,9 +25,19 @@ REQUEST_TIMEOUT_S: Final = 10.0
 READ_BYTES: Final = 64 << 10
 
 Answer = dict[str, Any]
-Handler = Callable[[Answer], Awaitable[Answer]]
+Handler = Callable[[Answer, int], Awaitable[Answer]]  # gets the request's body, and the uid of whoever asks
 
 log = logging.getLogger(__name__)
+
+
+class ForbiddenError(UserError):
+    """Not for this caller."""
+
+
+def need_root(uid: int) -> None:
+    """ForbiddenError for anybody else."""
+    if uid != 0:
+        raise ForbiddenError("only root may do that to this node", "try again with sudo")
 
 
 class LocalApi:
@@ -60,7 +71,7 @@ class LocalApi:
         try:
             peer = messages.peer_uid(writer.get_extra_info("socket"))
             if peer in self._uids and len(self._serving) <= MAX_CONNECTIONS:
-                await self._converse(reader, writer)
+                await self._converse(reader, writer, peer)
         except (OSError, h11.ProtocolError, TimeoutError) as error:
             log.debug("a request came to nothing: %s", error)
         finally:
@@ -69,11 +80,11 @@ class LocalApi:
                 await writer.wait_closed()
             self._serving.discard(task)
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, uid: int) -> None:
         http = h11.Connection(h11.SERVER)
         async with asyncio.timeout(REQUEST_TIMEOUT_S):
             request, body = await _read_request(http, reader)
-        status, answer = await self._answer(request, body)
+        status, answer = await self._answer(request, body, uid)
         data = json.dumps(answer).encode()
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(data))), ("Connection", "close")]
         writer.write(
@@ -83,7 +94,7 @@ class LocalApi:
         )
         await writer.drain()
 
-    async def _answer(self, request: h11.Request, body: bytes) -> tuple[int, Answer]:
+    async def _answer(self, request: h11.Request, body: bytes, uid: int) -> tuple[int, Answer]:
         method, path = request.method.decode(), request.target.decode().partition("?")[0]
         handler = self._handlers.get((method, path))
         if handler is None:
@@ -92,11 +103,11 @@ class LocalApi:
             asked = json.loads(body or b"{}")
             if not isinstance(asked, dict):
                 raise ValueError("the body is not an object")
-            return 200, await handler(asked)
-        except ValueError as error:
+            return 200, await handler(asked, uid)
+        except (ValueError, RecursionError) as error:  # the latter: nested too deeply
             return 400, {"error": f"the request cannot be understood: {error}", "hint": "see docs/json.md"}
         except UserError as error:
-            return 409, {"error": error.message, "hint": error.hint}
+            return 403 if isinstance(error, ForbiddenError) else 409, {"error": error.message, "hint": error.hint}
 
 
 async def _read_request(http: h11.Connection, reader: asyncio.StreamReader) -> tuple[h11.Request, bytes]:

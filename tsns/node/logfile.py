@@ -12,6 +12,7 @@ from typing import Final
 
 MAX_FILE_BYTES: Final = 5 << 20
 FILE_MODE: Final = 0o600
+MAX_READ_BYTES: Final = 64 << 10
 
 
 class LogFile:
@@ -44,3 +45,18 @@ class LogFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+class LogPipe:
+    """The way of all lines into a log: whoever writes needs a descriptor only."""
+
+    def __init__(self, log: LogFile) -> None:
+        self._log = log
+        # A full pipe costs lines: it must not stop the one who is to empty it.
+        self.reading_fd, self.writing_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def drain(self) -> None:
+        """Write down what has come."""
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self.reading_fd, MAX_READ_BYTES):
+                self._log.write(data)

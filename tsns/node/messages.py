@@ -45,7 +45,10 @@ def receive(source: socket.socket) -> tuple[Message, list[int]]:
             raise EOFError
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             raise ValueError("a message that is too large")
-        message = json.loads(data)
+        try:
+            message = json.loads(data)
+        except RecursionError:
+            raise ValueError("a message that is nested too deeply") from None
         if not isinstance(message, dict):
             raise ValueError("a message is an object")
     except (EOFError, ValueError):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 from typing import Final
 
+import msgspec
+
 from tsns.control.netmap import NetMap, NetMapChange
 from tsns.control.nodes import prefixes
 from tsns.keys import DiscoPublic, NodePublic
@@ -30,25 +32,52 @@ class Peering:
     def __init__(self, device: Device, router: Router) -> None:
         self._device = device
         self._router = router
+        self._suspended = False
         self._expired: set[NodePublic] = set()
         self._jailed: set[NodePublic] = set()  # they may not open connections to us
 
-    def apply(self, netmap: NetMap, change: NetMapChange, wall_now: float) -> None:
-        """Follow one difference."""
+    def apply(self, netmap: NetMap, change: NetMapChange, wall_now: float) -> list[NodePublic]:
+        """Follow one difference; returns the peers that have begun anew, whose sessions are gone.
+
+        They should be greeted: one that began anew while control was away may hold a session that we have just ended.
+        """
+        begun_anew: list[NodePublic] = []
+        if self._suspended:
+            return begun_anew
         for node in change.removed:
             self._remove(node)
         for old, new in change.changed:
             if old.key != new.key:
                 self._remove(old)
             elif old.disco_key != new.disco_key and (key := node_key(new)):
-                self._device.reset_peer(key)  # it has started anew, and knows our session no more
-            self._set(netmap, new, wall_now)
+                if self._device.statistics(key).last_handshake is not None:
+                    begun_anew.append(key)
+                self._device.reset_peer(key)  # it knows our session no more
+            if _concerns_packets(old, new):
+                self._set(netmap, new, wall_now)
         for node in change.added:
+            self._set(netmap, node, wall_now)
+        self._router.set_jailed(self._jailed)
+        return begun_anew
+
+    def suspend(self, netmap: NetMap) -> None:
+        """Part with all peers, until `resume`."""
+        self._suspended = True
+        for node in netmap.peers.values():
+            self._remove(node)
+        self._router.set_jailed(self._jailed)
+
+    def resume(self, netmap: NetMap, wall_now: float) -> None:
+        """All peers as the netmap has them by now."""
+        self._suspended = False
+        for node in netmap.peers.values():
             self._set(netmap, node, wall_now)
         self._router.set_jailed(self._jailed)
 
     def recheck(self, netmap: NetMap, wall_now: float) -> None:
         """Part with the peers whose keys have run out since."""
+        if self._suspended:
+            return
         for node in netmap.peers.values():
             key = node_key(node)
             if key and key not in self._expired and netmap.expired(node, wall_now):
@@ -123,6 +152,12 @@ def find_peer(netmap: NetMap, wanted: str) -> tuple[Node, str] | None:
         if addresses and plain in (name, name.partition(".")[0]):
             return node, addresses[0]
     return None
+
+
+def _concerns_packets(old: Node, new: Node) -> bool:
+    """Whether more has changed than who is there, which is what changes most."""
+    told = {"online": old.online, "last_seen": old.last_seen}
+    return msgspec.structs.replace(new, **told) != old
 
 
 def _reachable(node: Node) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from tsns.control.netmap import NetMap
 from tsns.derp.client import RegionStatus
 from tsns.keys import NodePublic
+from tsns.node.condition import Condition
 from tsns.node.peering import node_key, own_addresses
 from tsns.proto.types import Node, decode_hostinfo, parse_time
 from tsns.wg.peer import PeerStatistics
@@ -24,16 +24,6 @@ class Statistics(Protocol):
         """What this peer has sent and received."""
 
 
-@dataclass(slots=True)
-class Condition:
-    """What the engine knows of itself beside the netmap."""
-
-    state: str = "starting"
-    login_url: str = ""
-    home: int | None = None
-    warnings: dict[str, str] = field(default_factory=dict)  # by what they are about
-
-
 def status(
     name: str, condition: Condition, netmap: NetMap | None, device: Statistics, relays: Iterable[RegionStatus]
 ) -> dict[str, Any]:
@@ -42,7 +32,7 @@ def status(
     answer: dict[str, Any] = {
         "schema": SCHEMA,
         "name": name,
-        "state": condition.state,
+        "state": condition.state(time.monotonic()),
         "login_url": condition.login_url,
         "health": health,
         "self": None,

@@ -16,6 +16,7 @@ import zlib
 from pathlib import Path
 from typing import Final
 
+from tsns.error import UserError
 from tsns.node import messages
 from tsns.node.places import Places
 
@@ -112,20 +113,26 @@ def _start(where: Places, path: Path) -> socket.socket | None:
         os.close(starting)
 
 
-def stop(where: Places) -> bool:
-    """End the server of this build, if there is one; its nodes go on. Gives whether there was one."""
-    path = socket_path(where)
-    connection = _connect(path) if where.run.is_dir() else None
+def stop(where: Places) -> int:
+    """End the servers of these directories, those of other builds and hosts among them; nodes go on. Gives how many there were."""
+    return sum(_stop(path) for path in sorted(where.run.glob(f"{SOCKET_PREFIX}*")))
+
+
+def _stop(path: Path) -> bool:
+    connection = _connect(path)
     if connection is None:
+        path.unlink(missing_ok=True)  # it was killed
         return False
     with connection:
         connection.settimeout(STOP_PATIENCE_S)
-        messages.send(connection, {"ask": "server"})
-        message, _ = messages.receive(connection)
-    try:
-        server = os.pidfd_open(int(message["server"]))
-    except ProcessLookupError:
-        return True
+        try:
+            messages.send(connection, {"ask": "server"})
+            message, _ = messages.receive(connection)
+            server = os.pidfd_open(int(message["server"]))
+        except ProcessLookupError:
+            return True
+        except (EOFError, OSError, ValueError, KeyError) as error:
+            raise UserError(f"the server at {path} does not answer", "end it by hand: see `fuser` or `lsof`") from error
     try:
         signal.pidfd_send_signal(server, signal.SIGTERM)
         select.select([server], [], [], STOP_PATIENCE_S)

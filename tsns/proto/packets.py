@@ -138,7 +138,7 @@ def _decode_v6(data: bytes) -> Fields | None:
     return _decode_upper(data, 6, protocol, data[8:24], data[24:40], start, length, offset, more)
 
 
-def _decode_upper(  # noqa: PLR0917 (positional arguments are the fast ones)
+def _decode_upper(
     data: bytes,
     version: int,
     protocol: int,

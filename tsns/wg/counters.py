@@ -17,6 +17,8 @@ class Drop(enum.StrEnum):
     MALFORMED = "not a WireGuard message"
     WRONG_MAC1 = "mac1 not for our key"
     UNDER_LOAD = "answered with a cookie"
+    NO_COOKIE_LEFT = "not even answered with a cookie"
+    OVERLOADED = "more handshakes than there is time for"
     RATE_LIMITED = "source over its handshake rate"
     UNKNOWN_SENDER = "initiation of a stranger"
     BAD_HANDSHAKE = "handshake not authentic"

@@ -2,8 +2,8 @@
 
 Source: WireGuard paper 5 and 6. What comes is told apart by its first byte:
 
-    initiation --> mac1 --> load, mac2, rate --> whose? --> Tunnel.receive_initiation --> Transmit the response
-    response   --> mac1 --> load, mac2, rate --> index  --> Tunnel.receive_response   --> Transmit, SessionUp
+    initiation --> by relay: from a peer? --> admission --> whose? --> Tunnel.receive_initiation --> Transmit the response
+    response   --> index --> admission --> Tunnel.receive_response --> Transmit, SessionUp
     cookie     --> index --> Tunnel.receive_cookie
     transport  --> index --> Tunnel.receive --> inner source allowed for this peer? --> Deliver
 
@@ -23,11 +23,11 @@ from typing import Final
 from tsns.keys import NodePrivate, NodePublic
 from tsns.proto.addresses import Prefix
 from tsns.proto.packets import destination, source, trimmed
+from tsns.wg.admission import Admission
 from tsns.wg.allowed_ips import AllowedIPs
-from tsns.wg.cookie import CookieGuard, LoadGauge, SourceLimiter
 from tsns.wg.counters import Counters, Drop
-from tsns.wg.endpoints import Source
-from tsns.wg.handshake import NO_PRESHARED_KEY, OwnKey, open_initiation
+from tsns.wg.endpoints import DerpSource, Source
+from tsns.wg.handshake import NO_PRESHARED_KEY, OwnKey, PeerKey, open_initiation
 from tsns.wg.indices import IndexTable
 from tsns.wg.messages import (
     COOKIE_REPLY_BYTES,
@@ -108,9 +108,7 @@ class Device:
         self.staged_total = StagedTotal()
         self.indices = IndexTable(random)
         self.own = OwnKey(private)
-        self._guard = CookieGuard(self.own.public, random)
-        self._load = LoadGauge()
-        self._limiter = SourceLimiter()
+        self._admission = Admission(self.own.public, random)
         self._peers: dict[NodePublic, Peer] = {}
         self._allowed: AllowedIPs[Peer] = AllowedIPs()
         self._last_stamp_removed = 0  # the greatest time stamp sent to peers that were removed: they may come back
@@ -158,7 +156,7 @@ class Device:
             self._end(peer)
             peer.is_usable = True
         self.own = OwnKey(key)
-        self._guard = CookieGuard(self.own.public, self.random)
+        self._admission = Admission(self.own.public, self.random)
 
     def peers(self) -> Iterable[NodePublic]:
         """All that are known."""
@@ -282,10 +280,14 @@ class Device:
     def _receive_handshake(self, datagram: bytes, source: Source, now: float, out: list[Output]) -> None:
         head, size = datagram[:4], len(datagram)
         if head == INITIATION_HEAD and size == INITIATION_BYTES:
-            if self._admits(datagram, source, now, out):
+            if isinstance(source, DerpSource) and source.peer not in self._peers:
+                self.counters.add(Drop.UNKNOWN_SENDER)  # a relay may lie, but hardly in a stranger's favour
+            elif self._admits(datagram, source, now, out):
                 self._receive_initiation(datagram, now, out)
         elif head == RESPONSE_HEAD and size == RESPONSE_BYTES:
-            if self._admits(datagram, source, now, out):
+            if datagram[8:12] not in self.indices.pending:
+                self.counters.add(Drop.UNKNOWN_INDEX)
+            elif self._admits(datagram, source, now, out):
                 self._receive_response(datagram, now, out)
         elif head == COOKIE_REPLY_HEAD and size == COOKIE_REPLY_BYTES:
             self._receive_cookie(datagram, now)
@@ -294,19 +296,15 @@ class Device:
 
     def _admits(self, message: bytes, source: Source, now: float, out: list[Output]) -> bool:
         """Whether this message is worth the arithmetic of a handshake."""
-        if not self._guard.knows_us(message):
-            self.counters.add(Drop.WRONG_MAC1)
-            return False
-        if not self._load.count(now):
+        verdict = self._admission.admits(message, source, now)
+        if verdict is None:
             return True
-        if not self._guard.lives_there(message, source.identity, now):
+        if isinstance(verdict, Drop):
+            self.counters.add(verdict)
+        else:
             self.counters.add(Drop.UNDER_LOAD)
-            out.append(Reply(source, self._guard.reply(message, source.identity, now)))
-            return False
-        if not self._limiter.allow(source.host, now):
-            self.counters.add(Drop.RATE_LIMITED)
-            return False
-        return True
+            out.append(Reply(source, verdict))
+        return False
 
     def _receive_initiation(self, message: bytes, now: float, out: list[Output]) -> None:
         incoming = open_initiation(self.own, message[:-MACS_BYTES])
@@ -314,20 +312,25 @@ class Device:
             self.counters.add(Drop.BAD_HANDSHAKE)
             return
         peer = self._peers.get(NodePublic(incoming.static))
-        tunnel = None if peer is None else self._tunnel(peer, now)
-        if tunnel is None:
+        key = None if peer is None else self._key_of(peer)
+        if peer is None or key is None:
             self.counters.add(Drop.UNKNOWN_SENDER)
             return
-        effects = Effects()
-        tunnel.receive_initiation(incoming, now, effects)
-        self._finish(tunnel, effects, out)
+        # Anybody can name a peer: nothing is made for it before it has proved to be there, now.
+        timestamp = incoming.timestamp(key)
+        if timestamp is None:
+            self.counters.add(Drop.BAD_HANDSHAKE)
+        elif timestamp <= peer.greatest_timestamp:
+            self.counters.add(Drop.REPLAYED_INITIATION)
+        else:
+            if peer.tunnel is None:
+                peer.tunnel = Tunnel(peer, self, key, now)
+            effects = Effects()
+            peer.tunnel.receive_initiation(incoming, timestamp, now, effects)
+            self._finish(peer.tunnel, effects, out)
 
     def _receive_response(self, message: bytes, now: float, out: list[Output]) -> None:
-        found = self.indices.pending.get(message[8:12])
-        if found is None:
-            self.counters.add(Drop.UNKNOWN_INDEX)
-            return
-        tunnel, pending = found
+        tunnel, pending = self.indices.pending[message[8:12]]
         effects = Effects()
         tunnel.receive_response(pending, message, now, effects)
         self._finish(tunnel, effects, out)
@@ -384,13 +387,24 @@ class Device:
 
     def _tunnel(self, peer: Peer, now: float) -> Tunnel | None:
         """The peer's tunnel, made now if need be; None where its key is of low order."""
-        if peer.tunnel is None and peer.is_usable:
-            try:
-                peer.tunnel = Tunnel(peer, self, now)
-            except ValueError:
-                log.warning("%s: this peer's key is worthless, nothing is sent to it", peer.key.short)
-                peer.is_usable = False
+        if peer.tunnel is None:
+            key = self._key_of(peer)
+            if key is not None:
+                peer.tunnel = Tunnel(peer, self, key, now)
         return peer.tunnel
+
+    def _key_of(self, peer: Peer) -> PeerKey | None:
+        """The peer's key, ready for handshakes; None where it is of low order."""
+        if peer.tunnel is not None:
+            return peer.tunnel.key
+        if not peer.is_usable:
+            return None
+        try:
+            return PeerKey(self.own, peer.key, peer.preshared)
+        except ValueError:
+            log.warning("%s: this peer's key is worthless, nothing is sent to it", peer.key.short)
+            peer.is_usable = False
+            return None
 
     def _end(self, peer: Peer) -> None:
         if peer.tunnel is not None:

@@ -16,7 +16,6 @@ functions return None; they do not raise.
 from __future__ import annotations
 
 import hashlib
-import hmac
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -40,15 +39,29 @@ def hash_of(*parts: bytes) -> bytes:
 
 
 def kdf(count: int, key: bytes, data: bytes) -> list[bytes]:
-    """HKDF over HMAC-BLAKE2s: `count` values of 32 bytes."""
-    secret = hmac.new(key, data, hashlib.blake2s).digest()
+    """HKDF over HMAC-BLAKE2s: `count` values of 32 bytes. A key has 64 bytes at most.
+
+    The HMAC (RFC 2104) is written out: half of what `hmac` takes is the making of its objects.
+    """
+    hashed = hashlib.blake2s
+    inner, outer = _pads(key)
+    inner, outer = _pads(hashed(outer + hashed(inner + data).digest()).digest())
     values: list[bytes] = []
     last = b""
     for number in range(1, count + 1):
-        last = hmac.new(secret, last + bytes((number,)), hashlib.blake2s).digest()
+        last = hashed(outer + hashed(inner + last + bytes((number,))).digest()).digest()
         values.append(last)
     return values
 
+
+def _pads(key: bytes) -> tuple[bytes, bytes]:
+    block = key.ljust(_BLOCK_BYTES, b"\0")
+    return block.translate(_INNER), block.translate(_OUTER)
+
+
+_BLOCK_BYTES: Final = hashlib.blake2s().block_size
+_INNER: Final = bytes(byte ^ 0x36 for byte in range(256))
+_OUTER: Final = bytes(byte ^ 0x5C for byte in range(256))
 
 INITIAL_CHAIN_KEY: Final = hash_of(CONSTRUCTION)
 INITIAL_HASH: Final = hash_of(INITIAL_CHAIN_KEY, IDENTIFIER)

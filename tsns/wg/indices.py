@@ -28,8 +28,11 @@ class IndexTable:
         self.sessions: dict[bytes, Session] = {}
 
     def allocate(self) -> bytes:
-        """An index that is not in use."""
-        while True:
-            index = self._random(INDEX_BYTES)
-            if index not in self.sessions and index not in self.pending:
-                return index
+        """An index that is not in use: a random one, or the next one that is free.
+
+        A tunnel holds a handful of them at most, so that there is always one.
+        """
+        number = int.from_bytes(self._random(INDEX_BYTES), "big")
+        while (index := number.to_bytes(INDEX_BYTES, "big")) in self.sessions or index in self.pending:
+            number = (number + 1) & 0xFFFFFFFF
+        return index

@@ -43,6 +43,7 @@ DISCO_MAGIC: Final = bytes.fromhex("5453f09f92ac")
 STUN_COOKIE: Final = bytes.fromhex("2112a442")
 STUN_HEADER_BYTES: Final = 20
 
+KEEPALIVE: Final = b""  # the packet that is none
 NO_PATH: Final = "no path to the peer"
 DISCO: Final = "disco message"
 TSMP_UNKNOWN: Final = "TSMP message of no use to us"
@@ -169,6 +170,12 @@ class Router:
         """Send a TSMP ping through the tunnel between two packed addresses; the 8 bytes `token` return in a Pong."""
         out: list[Output] = []
         self._route(self.device.send_to(peer, [tsmp_ping(source, destination, token)], now), now, out)
+        return out
+
+    def greet(self, peer: NodePublic, now: float) -> list[Output]:
+        """See to it that there is a session with this peer, which then knows the way to us."""
+        out: list[Output] = []
+        self._route(self.device.send_to(peer, [KEEPALIVE], now), now, out)
         return out
 
     # --- from the network ------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 TUN_PACKETS_PER_WAKE_UP: Final = 32
 UDP_DATAGRAMS_PER_WAKE_UP: Final = 32
+MIN_UDP_DATAGRAMS_PER_WAKE_UP: Final = 4  # while what comes is a stranger's, see `_UdpPortion`
 READ_BYTES: Final = 2048  # above any inner MTU of ours, and any datagram that carries one packet of it
 MIN_TIMER_DELAY_S: Final = 0.001
 
@@ -45,6 +46,29 @@ UDP_SEND_REFUSED: Final = "UDP send refused"
 UDP_NO_SOCKET: Final = "no UDP socket of this family"
 
 Event = SessionUp | StunReply | Pong | Rejected
+
+
+class _UdpPortion:
+    """How many datagrams a wake-up reads from one socket.
+
+    While there are always more of them, and none is a peer's, the portion shrinks: a flood then gets a small share of each round of
+    the event loop, and the packets of TUN and relays the rest of it.
+    """
+
+    __slots__ = ("size", "sock")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.size = UDP_DATAGRAMS_PER_WAKE_UP
+
+    def learn(self, read: int, outputs: Iterable[Output]) -> None:
+        """Judge a portion by what came of it."""
+        if any(isinstance(output, WriteTun | SessionUp) for output in outputs):
+            self.size = UDP_DATAGRAMS_PER_WAKE_UP
+        elif read >= self.size:
+            self.size = max(self.size // 2, MIN_UDP_DATAGRAMS_PER_WAKE_UP)
+        else:
+            self.size = min(self.size * 2, UDP_DATAGRAMS_PER_WAKE_UP)
 
 
 def boot_time() -> float:
@@ -98,7 +122,7 @@ class TunPump:
         """Begin to read."""
         self._is_running = True
         for sock in self._sockets.values():
-            self._loop.add_reader(sock.fileno(), self._read_udp, sock)
+            self._loop.add_reader(sock.fileno(), self._read_udp, _UdpPortion(sock))
         self._arrange_reading()
         self._arm_timer()
 
@@ -153,18 +177,21 @@ class TunPump:
         self._arrange_reading()
         self._tun_lost()
 
-    def _read_udp(self, sock: socket.socket) -> None:
+    def _read_udp(self, portion: _UdpPortion) -> None:
+        receive = portion.sock.recvfrom
         datagrams: list[tuple[bytes, tuple[str, int]]] = []
-        for _ in range(UDP_DATAGRAMS_PER_WAKE_UP):
+        for _ in range(portion.size):
             try:
-                data, address = sock.recvfrom(READ_BYTES)
+                data, address = receive(READ_BYTES)
             except (BlockingIOError, InterruptedError):
                 break
             except OSError:  # an ICMP error about something sent earlier: anybody can forge one
                 continue
             datagrams.append((data, (address[0], address[1])))
         if datagrams:
-            self.dispatch(self._router.inbound_udp(datagrams, self._clock()))
+            outputs = self._router.inbound_udp(datagrams, self._clock())
+            portion.learn(len(datagrams), outputs)
+            self.dispatch(outputs)
 
     def receive_derp(self, region: int, frames: Iterable[tuple[NodePublic, bytes]]) -> None:
         """Take frames from the relay of a region."""
@@ -173,6 +200,10 @@ class TunPump:
     def ping(self, peer: NodePublic, source: bytes, destination: bytes, token: bytes) -> None:
         """Send a TSMP ping; see `Router.ping`."""
         self.dispatch(self._router.ping(peer, source, destination, token, self._clock()))
+
+    def greet(self, peer: NodePublic) -> None:
+        """Begin a session; see `Router.greet`."""
+        self.dispatch(self._router.greet(peer, self._clock()))
 
     # --- out -------------------------------------------------------------------------------------------------------
 

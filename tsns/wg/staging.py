@@ -71,7 +71,7 @@ class StagedQueue:
 
     def expire(self, now: float) -> None:
         """Drop what has waited too long."""
-        while self._packets and now - self._packets[0][0] >= MAX_WAIT_S:
+        while self._packets and self._packets[0][0] + MAX_WAIT_S <= now:  # as in `deadline`, to the last bit
             self._drop_oldest(Drop.STAGED_TOO_LONG)
 
     def deadline(self) -> float:

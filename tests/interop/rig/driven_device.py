@@ -13,7 +13,7 @@ from typing import Final
 from tsns.keys import NodePrivate, NodePublic
 from tsns.proto.addresses import Prefix
 from tsns.proto.packets import Protocol, echo_reply, parse
-from tsns.wg.device import Deliver, Device, Output, SessionUp, Transmit
+from tsns.wg.device import Deliver, Device, Output, Reply, SessionUp, Transmit
 from tsns.wg.endpoints import UdpSource
 
 MAX_DATAGRAM_BYTES: Final = 65_535
@@ -65,10 +65,11 @@ class DrivenDevice:
                 case Deliver(packets=packets):
                     for packet in packets:
                         self._take(packet)
+                case Reply(source=source, datagram=datagram):
+                    assert isinstance(source, UdpSource)
+                    self.sock.sendto(datagram, source.address)
                 case SessionUp():
                     self.sessions += 1
-                case _:
-                    raise AssertionError(f"nobody is under load here: {output}")
 
     def _take(self, data: bytes) -> None:
         packet = parse(data)

@@ -87,6 +87,12 @@ class Tailscaled:
 
         return wait_for(look, f"{self.host.name} knows {host_name}")
 
+    @property
+    def pid(self) -> int:
+        """The daemon's process."""
+        assert self._daemon is not None
+        return self._daemon.process.pid
+
     def said(self) -> str:
         """The daemon's log."""
         return self._daemon.said() if self._daemon else ""

@@ -100,3 +100,4 @@ def tsns_on(host: Host) -> Iterator[Tsns]:
             yield tsns
         finally:
             tsns.run("down", "--all", check=False)
+            tsns.run("serve", "--stop", check=False)

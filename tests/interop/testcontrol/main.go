@@ -6,6 +6,7 @@
 //
 //	nodes                     all nodes, as a JSON list
 //	fake N                    adds N peers that nobody runs
+//	storm NODE COUNT RATE     tells NODE of COUNT changes of single fake peers, RATE a second, and of nothing else any more
 //	expire true|false         every node's key is expired, or is not any longer
 //	jail NODE PEER true|false PEER may not open flows to NODE
 //	approve NODE              what an administrator does when the server was started with -approval
@@ -60,6 +61,7 @@ type command struct {
 var commands = map[string]command{
 	"nodes":   {0, 0, func(d *driver, _ []string) (any, error) { return d.server.AllNodes(), nil }},
 	"fake":    {1, 1, (*driver).fake},
+	"storm":   {3, 3, (*driver).storm},
 	"expire":  {1, 1, (*driver).expire},
 	"jail":    {3, 3, (*driver).jail},
 	"approve": {1, 1, (*driver).approve},
@@ -183,6 +185,33 @@ func (d *driver) dress(node *tailcfg.Node) {
 	node.Hostinfo = (&tailcfg.Hostinfo{OS: "linux", Hostname: name}).View()
 	node.Addresses = []netip.Prefix{netip.PrefixFrom(v4, 32), netip.PrefixFrom(tsaddr.Tailscale4To6(v4), 128)}
 	node.AllowedIPs = node.Addresses
+}
+
+// storm sends patches, each of which changes whether one fake peer is online: every time round the other way.
+func (d *driver) storm(words []string) (any, error) {
+	node, err := d.node(words[0])
+	if err != nil {
+		return nil, err
+	}
+	count, err := strconv.Atoi(words[1])
+	if err != nil {
+		return nil, err
+	}
+	rate, err := strconv.Atoi(words[2])
+	if err != nil || rate < 1 || d.fakes < 1 {
+		return nil, errors.New("a storm needs a rate and fake peers")
+	}
+	begin := time.Now()
+	for i := range count {
+		time.Sleep(time.Until(begin.Add(time.Duration(i) * time.Second / time.Duration(rate))))
+		online := i/d.fakes%2 == 1
+		patch := &tailcfg.PeerChange{NodeID: tailcfg.NodeID(1<<32 + 1 + i%d.fakes), Online: &online}
+		message := &tailcfg.MapResponse{PeersChangedPatch: []*tailcfg.PeerChange{patch}}
+		if !d.server.AddRawMapResponse(node.Key, message) {
+			return nil, errors.New("the node does not follow its netmap")
+		}
+	}
+	return nil, nil
 }
 
 func (d *driver) expire(words []string) (any, error) {

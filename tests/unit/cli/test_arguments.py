@@ -81,7 +81,7 @@ LINES: list[tuple[str, str, dict[str, Any], list[str], list[str]]] = [
 @pytest.mark.parametrize(
     ("command", "line", "given", "words", "child"), LINES, ids=[f"{line[0]} {line[1]}" for line in LINES]
 )
-def test_both_parsers_read_the_same(  # noqa: PLR0917 - pytest passes them by name
+def test_both_parsers_read_the_same(
     monkeypatch: pytest.MonkeyPatch, command: str, line: str, given: dict[str, Any], words: list[str], child: list[str]
 ) -> None:
     expected = Parsed(given=given, words=words, command=child)

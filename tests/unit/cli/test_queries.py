@@ -199,7 +199,7 @@ LOST = {"ok": False, "error": "no answer within 5 s"}
         ([RELAYED] * 10, [], 10, 0),
     ],
 )
-def test_pings(  # noqa: PLR0917 - pytest passes them by name
+def test_pings(
     nodes: Nodes,
     capsys: pytest.CaptureFixture[str],
     pings: list[dict[str, Any]],

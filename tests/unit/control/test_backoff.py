@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tsns.control.backoff import MAX_DELAY_S, Backoff, retry_after_s
+from tsns.control.backoff import MAX_DELAY_S, Backoff, retry_after_s, wish_of
 
 NOW = 1_800_000_000.0  # 2027-01-15 08:00:00 UTC
 
@@ -19,7 +19,9 @@ def test_waits_grow_with_the_square_of_the_failures() -> None:
 def test_waits_are_spread_by_a_half_and_end_at_30_seconds() -> None:
     assert (Backoff(lambda: 0.0).failed(), Backoff(lambda: 1.0).failed()) == (0.005, 0.015)
     backoff = Backoff(lambda: 1.0)
-    assert [backoff.failed() for _ in range(100)][-1] == MAX_DELAY_S
+    assert max(backoff.failed() for _ in range(100)) == 1.5 * MAX_DELAY_S == 30.0
+    backoff = Backoff(lambda: 0.0)
+    assert [backoff.failed() for _ in range(1000)][-1] == 0.5 * MAX_DELAY_S, "spread for ever: no herd"
 
 
 def test_the_other_sides_wish_counts_where_it_is_longer() -> None:
@@ -45,3 +47,12 @@ def test_the_other_sides_wish_counts_where_it_is_longer() -> None:
 )
 def test_retry_after(header: str | None, wait: float) -> None:
     assert retry_after_s(header, NOW, lambda: 0.5) == wait
+
+
+@pytest.mark.parametrize(
+    ("status", "header", "wish"),
+    [(429, "3", 3.0), (429, None, 7.5), (503, "3", 3.0), (503, None, None), (500, "", None), (404, "3", None)],
+)
+def test_whose_wish_counts(status: int, header: str | None, wish: float | None) -> None:
+    """A proxy in front of control may say 503 with a time, too; a plain 500 has no wish to be obeyed."""
+    assert wish_of(status, header, NOW, lambda: 0.5) == wish

@@ -13,16 +13,21 @@ from typing import Any
 import pytest
 
 from tsns.error import UserError
-from tsns.node.localapi import MAX_BODY_BYTES, Answer, LocalApi
+from tsns.node.localapi import MAX_BODY_BYTES, Answer, Handler, LocalApi, need_root
 
 OURS = frozenset({os.getuid()})
 
 
-async def echo(asked: Answer) -> Answer:
+async def echo(asked: Answer, _: int) -> Answer:
     return {"asked": asked}
 
 
-async def refuse(_: Answer) -> Answer:
+async def root_only(_: Answer, uid: int) -> Answer:
+    need_root(uid + 1 if uid == os.getuid() else 0)  # whoever runs the tests counts as somebody else
+    return {}
+
+
+async def refuse(_: Answer, _uid: int) -> Answer:
     raise UserError("there is no peer x", "see `tsns status`")
 
 
@@ -32,7 +37,13 @@ def ask(path: Path, request: bytes, uids: frozenset[int] = OURS) -> tuple[bytes,
     async def converse() -> bytes:
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(path))
-        api = LocalApi(listener, uids, {("GET", "/echo"): echo, ("POST", "/echo"): echo, ("POST", "/refuse"): refuse})
+        handlers: dict[tuple[str, str], Handler] = {
+            ("GET", "/echo"): echo,
+            ("POST", "/echo"): echo,
+            ("POST", "/refuse"): refuse,
+            ("POST", "/root"): root_only,
+        }
+        api = LocalApi(listener, uids, handlers)
         await api.start()
         reader, writer = await asyncio.open_unix_connection(str(path))
         writer.write(request)
@@ -58,6 +69,7 @@ def post(path: str, body: bytes) -> bytes:
     [
         (b"GET /echo?x=1 HTTP/1.1\r\nHost: x\r\n\r\n", 200, {"asked": {}}),
         (post("/echo", b'{"peer": "web"}'), 200, {"asked": {"peer": "web"}}),
+        (post("/root", b"{}"), 403, {"error": "only root may do that to this node", "hint": "try again with sudo"}),
         (post("/refuse", b"{}"), 409, {"error": "there is no peer x", "hint": "see `tsns status`"}),
     ],
 )

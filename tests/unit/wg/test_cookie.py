@@ -1,4 +1,4 @@
-"""Cookies between two sides, the gauge of load and the limit for each source."""
+"""Cookies between two sides."""
 
 from __future__ import annotations
 
@@ -6,15 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.wg.shuttle import entropy
-from tsns.wg.cookie import (
-    COOKIE_LIFETIME_S,
-    LIMIT_MAX_SOURCES,
-    LOAD_MESSAGES,
-    CookieGuard,
-    CookieJar,
-    LoadGauge,
-    SourceLimiter,
-)
+from tsns.wg.cookie import COOKIE_LIFETIME_S, CookieGuard, CookieJar
 
 PUBLIC = b"\x42" * 32
 BODY = b"\x01\0\0\0abcd" + b"body" * 27
@@ -69,32 +61,3 @@ def test_no_cookie_reply_of_a_stranger_raises(reply: bytes) -> None:
     jar, _ = pair()
     jar.stamp(BODY, now=0.0)
     assert not jar.receive(reply, now=0.0)
-
-
-def test_load_is_a_matter_of_number_within_a_second_and_lasts_one() -> None:
-    gauge = LoadGauge()
-    assert not any(gauge.count(now=n / 1000) for n in range(LOAD_MESSAGES - 1))
-    assert gauge.count(now=0.5)
-    assert gauge.count(now=1.4)
-    assert not gauge.count(now=1.6)
-
-
-def test_a_slow_stream_is_no_load() -> None:
-    gauge = LoadGauge()
-    assert not any(gauge.count(now=n / 100) for n in range(1000))
-
-
-def test_a_source_has_five_and_then_twenty_a_second() -> None:
-    limiter = SourceLimiter()
-    assert [limiter.allow(HERE, now=0.0) for _ in range(7)] == [True] * 5 + [False] * 2
-    assert limiter.allow(THERE, now=0.0)
-    assert [limiter.allow(HERE, now=0.051) for _ in range(2)] == [True, False]
-    assert sum(limiter.allow(HERE, now=10 + n / 1000) for n in range(1000)) in {24, 25}
-
-
-def test_the_limiter_watches_a_bounded_number_of_sources() -> None:
-    limiter = SourceLimiter()
-    assert all(limiter.allow(n.to_bytes(4, "big"), now=0.0) for n in range(LIMIT_MAX_SOURCES))
-    assert not limiter.allow(b"one too many", now=0.0)
-    assert limiter.allow(b"one too many", now=1.0)
-    assert len(limiter._buckets) == 1

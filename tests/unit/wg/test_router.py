@@ -136,6 +136,16 @@ def test_by_relay_both_ways() -> None:
     assert pair.b.events == [SessionUp(pair.a.key.public)]
 
 
+def test_a_greeting_is_a_session_and_nothing_more() -> None:
+    pair = Pair()
+    pair.do(pair.a, pair.a.router.greet(pair.b.key.public, pair.now))
+    assert pair.a.events == [SessionUp(pair.b.key.public)]
+    assert pair.b.events == [SessionUp(pair.a.key.public)]
+    assert (pair.a.written, pair.b.written) == ([], [])
+    pair.do(pair.a, pair.a.router.greet(NodePrivate.generate(entropy(9)(32)).public, pair.now))
+    assert pair.a.router.counters[Drop.NO_PEER] == 1
+
+
 def test_each_way_has_a_path_of_its_own() -> None:
     pair = Pair()
     pair.a.router.set_path(pair.b.key.public, UdpPath(pair.b.address))
@@ -280,6 +290,8 @@ def test_a_cookie_goes_back_to_where_the_message_came_from() -> None:
     [reply] = pair.b.router.inbound_udp([(message, STRANGER)], 0.0)
     assert isinstance(reply, SendUdp)
     assert reply.address == STRANGER
+    assert pair.b.router.counters[Drop.UNDER_LOAD] == 1
+    pair.b.device._admission._loads[True]._loaded_until = 1.0
     [reply] = pair.b.router.inbound_derp(3, [(pair.a.key.public, message)], 0.0)
     assert isinstance(reply, SendDerp)
     assert (reply.region, reply.peer) == (3, pair.a.key.public)

@@ -1,0 +1,103 @@
+"""scripts/bench: tsns beside tailscaled on the rig, in alternating rounds; a table of medians on standard output."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from tests.bench.figures import Figures, table
+from tests.bench.machine_load import Quiet, Watch
+from tests.bench.parts import PARTS, Bench
+from tests.interop.rig.peers import missing_peers, peer
+
+ROUNDS: Final = 3
+SCHEMA: Final = 1
+
+
+def main() -> int:
+    """Exit status 1 when a part failed, 3 when the machine was too busy to believe the figures."""
+    asked = _arguments()
+    if os.geteuid() != 0 or missing_peers():
+        sys.exit(f"needs root and the peers of scripts/peers; missing: {', '.join(missing_peers()) or 'root'}")
+    figures, noise, failed = Figures(), dict[str, Quiet](), list[str]()
+    bench = Bench(figures, rounds=1 if asked.quick and not asked.rounds else asked.rounds or ROUNDS, quick=asked.quick)
+    for number, name in enumerate(asked.only or PARTS, start=1):
+        _say(f"{number}/{len(asked.only or PARTS)} {name}: {(PARTS[name].__doc__ or '').strip()}")
+        watch, began = Watch(), time.monotonic()
+        try:
+            PARTS[name](bench)
+        except (AssertionError, subprocess.SubprocessError, OSError) as error:
+            failed.append(name)
+            _say(f"    FAILED: {error}")
+        noise[name] = watch.quiet()
+        _say(f"    {time.monotonic() - began:.0f} s; machine {noise[name]}")
+    _show(figures, noise, failed, as_json=asked.json)
+    if failed:
+        return 1
+    return 0 if all(quiet.believable for quiet in noise.values()) else 3
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="all samples as one JSON object")
+    parser.add_argument("--only", action="append", choices=list(PARTS), metavar="PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--rounds", type=int, help=f"default {ROUNDS}")
+    parser.add_argument("--quick", action="store_true", help="one round, smaller sizes: whether it works, not how fast")
+    return parser.parse_args()
+
+
+def _show(figures: Figures, noise: dict[str, Quiet], failed: list[str], *, as_json: bool) -> None:
+    machine = _machine()
+    if as_json:
+        answer = {
+            "schema": SCHEMA,
+            "machine": machine,
+            "figures": [figure.as_json() for figure in figures.all()],
+            "noise": {name: {**asdict(quiet), "believable": quiet.believable} for name, quiet in noise.items()},
+            "failed": failed,
+        }
+        sys.stdout.write(json.dumps(answer, indent=1) + "\n")
+        return
+    lines = [f"{name}: {value}" for name, value in machine.items()]
+    lines += [f"{name}: {quiet}" for name, quiet in noise.items() if not quiet.believable]
+    lines += [f"{name}: FAILED, its figures are incomplete" for name in failed]
+    sys.stdout.write("\n".join([*lines, "", table(figures.all()), ""]))
+
+
+def _machine() -> dict[str, str]:
+    """On what was measured, and what."""
+    version = subprocess.run([peer("tailscaled"), "--version"], capture_output=True, text=True, check=True).stdout
+    models = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    memory_kib = next(int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal"))
+    return {
+        "date": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "processor": f"{os.cpu_count()} x {models[0] if models else platform.machine()}",
+        "memory": f"{memory_kib / (1 << 20):.0f} GiB",
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "tsns": importlib.metadata.version("tsns"),
+        "tailscaled": version.split()[0],
+    }
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines()
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

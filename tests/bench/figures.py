@@ -1,0 +1,92 @@
+"""The figures of a run: gathered sample by sample, shown as a table or as JSON."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+OURS: Final = "tsns"
+THEIRS: Final = "tailscaled"
+
+
+@dataclass(slots=True)
+class Figure:
+    """One line of the table: all samples of each contender, in the order in which they were taken."""
+
+    part: str
+    what: str
+    unit: str
+    samples: dict[str, list[float]] = field(default_factory=dict)
+
+    def median(self, contender: str) -> float | None:
+        """The middle one; None where there is none."""
+        found = self.samples.get(contender)
+        return statistics.median(found) if found else None
+
+    @property
+    def ratio(self) -> float | None:
+        """tsns's median by tailscaled's."""
+        ours, theirs = self.median(OURS), self.median(THEIRS)
+        return None if ours is None or not theirs else ours / theirs
+
+    def as_json(self) -> dict[str, Any]:
+        """For --json."""
+        medians = {contender: self.median(contender) for contender in self.samples}
+        return {
+            "part": self.part,
+            "what": self.what,
+            "unit": self.unit,
+            "median": medians,
+            "ratio": self.ratio,
+            "samples": self.samples,
+        }
+
+
+class Figures:
+    """All figures of a run, in the order in which they first came up."""
+
+    def __init__(self) -> None:
+        self._figures: dict[tuple[str, str], Figure] = {}
+
+    def add(self, part: str, what: str, unit: str, contender: str, value: float) -> None:
+        """One sample."""
+        figure = self._figures.setdefault((part, what), Figure(part, what, unit))
+        figure.samples.setdefault(contender, []).append(value)
+
+    def all(self) -> list[Figure]:
+        """The lines."""
+        return list(self._figures.values())
+
+
+def table(figures: Iterable[Figure]) -> str:
+    """A Markdown table: medians, the smallest and the largest sample, and the ratio."""
+    head = ("figure", "unit", OURS, THEIRS, "ratio")
+    rows = [
+        (f"{figure.part}: {figure.what}", figure.unit, *(_cell(figure, who) for who in (OURS, THEIRS)), _ratio(figure))
+        for figure in figures
+    ]
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    lines = [head, tuple("-" * width for width in widths), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    )
+
+
+def _cell(figure: Figure, contender: str) -> str:
+    found = figure.samples.get(contender)
+    if not found:
+        return ""
+    middle = _number(statistics.median(found))
+    return middle if len(found) == 1 else f"{middle} [{_number(min(found))}..{_number(max(found))}]"
+
+
+def _ratio(figure: Figure) -> str:
+    return "" if figure.ratio is None else f"{figure.ratio:.2f}"
+
+
+def _number(value: float) -> str:
+    if value == 0 or abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}" if abs(value) >= 1 else f"{value:.3f}"

@@ -1,0 +1,440 @@
+"""Targets that relays, peers, the programs inside and anybody with a UDP socket reach."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import dns.message
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+from tests.fuzz.control_side import RULES
+from tests.fuzz.material import OURS, THEIRS, WALL_CLOCK, Instructions, cut, entropy, finish, step, stream
+from tsns.control.nodes import prefixes
+from tsns.derp import dial
+from tsns.derp.box import SealedBox
+from tsns.derp.certificate import fault_of_name, fault_of_pin
+from tsns.derp.framing import MAGIC, MAX_PAYLOAD_BYTES, FrameReader, FrameType, frame, restarting
+from tsns.derp.session import Closed, Session
+from tsns.dns.resolver import Resolver
+from tsns.error import ProtocolError
+from tsns.filter.packet_filter import PacketFilter
+from tsns.keys import NodePublic
+from tsns.paths import stun
+from tsns.proto import packets
+from tsns.proto.addresses import pack
+from tsns.proto.types import DERPNode, DNSConfig, DNSRecord, FilterRule, Node, decode
+from tsns.wg.cookie import CookieGuard, CookieJar
+from tsns.wg.device import Deliver, Device, Output, SessionUp, Transmit
+from tsns.wg.endpoints import DerpPath, DerpSource, UdpSource
+from tsns.wg.handshake import NO_PRESHARED_KEY, OwnKey, PeerKey, SessionKeys, initiate
+from tsns.wg.messages import COOKIE_REPLY_HEAD, INITIATION_HEAD, RESPONSE_HEAD, TRANSPORT_HEAD
+from tsns.wg.router import DISCO_MAGIC, Router, StunReply, WriteTun
+from tsns.wg.tunnel import Effects
+
+US, PEER = pack("100.64.0.1"), pack("100.64.0.2")
+US6, PEER6 = pack("fd7a:115c:a1e0::1"), pack("fd7a:115c:a1e0::2")
+THERE = ("192.0.2.2", 41641)
+STRANGER = NodePublic(b"\x09" * 32)
+
+# --- DERP ----------------------------------------------------------------------------------------------------------
+
+
+KINDS = frozenset(FrameType)
+
+
+def derp_frames(data: bytes) -> None:
+    """A byte stream cut into frames is the same frames, however it comes."""
+    whole: list[tuple[int, bytes]] = []
+    parts: list[tuple[int, bytes]] = []
+    failed = [False, False]
+    try:
+        whole += FrameReader().feed(data[1:])
+    except ProtocolError:
+        failed[0] = True
+    reader = FrameReader()
+    try:
+        for piece in cut(data):
+            parts += reader.feed(piece)
+    except ProtocolError:
+        failed[1] = True
+    assert failed[0] == failed[1]
+    assert failed[0] or whole == parts
+
+
+def derp_session(data: bytes) -> None:
+    """What a relay says: before its name, after it, and once it has accepted us; all of it, or only what it seals."""
+    instructions = Instructions(data)
+    session = Session(OURS, entropy(), 0.0)
+    state = instructions.byte() % 3
+    if state:
+        session.receive(frame(FrameType.SERVER_KEY, MAGIC, THEIRS.public.raw), 0.0)
+    if state > 1:
+        session.receive(frame(FrameType.SERVER_INFO, _sealed(b"{}")), 0.0)
+    now = 0.0
+    for what, piece in instructions.steps(8):
+        now += 0.5
+        content = frame(what, piece) if what in KINDS else piece
+        if what == FrameType.SERVER_INFO + 0x80:
+            content = frame(FrameType.SERVER_INFO, _sealed(piece))
+        outputs = session.receive(content, now)
+        session.prefer(home=True)
+        session.ping(now)
+        session.forward(THEIRS.public, [bytes(100)], now)
+        assert sum(isinstance(output, Closed) for output in outputs) <= 1
+    deadline = session.deadline()
+    if deadline is not None:
+        session.tick(deadline)
+    assert len(session._reader._rest) <= MAX_PAYLOAD_BYTES
+
+
+@functools.cache
+def _box() -> SealedBox:
+    return SealedBox(THEIRS, OURS.public.raw)
+
+
+def _sealed(text: bytes) -> bytes:
+    return _box().seal(text, entropy())
+
+
+def derp_session_seeds() -> list[bytes]:
+    info = b'{"version":2,"TokenBucketBytesPerSecond":1000,"TokenBucketBytesBurst":2000}'
+    packet = THEIRS.public.raw + b"\4\0\0\0 packet"
+    relay = [
+        step(FrameType.RECV_PACKET, packet) * 2,
+        step(FrameType.PEER_GONE, THEIRS.public.raw + b"\1"),
+        step(FrameType.PING, b"12345678") + step(FrameType.KEEP_ALIVE, b""),
+        step(FrameType.HEALTH, b"bad \xff\x1b[2J"),
+        step(0, restarting(1.0, 2.0)),
+        step(0, frame(FrameType.RECV_PACKET, packet)[:20]) + step(0, frame(FrameType.RECV_PACKET, packet)[20:]),
+    ]
+    key = frame(FrameType.SERVER_KEY, MAGIC, THEIRS.public.raw)
+    return [
+        b"\0" + step(0, key) + step(FrameType.SERVER_INFO + 0x80, info) + b"".join(relay),
+        b"\1" + step(FrameType.SERVER_INFO + 0x80, info),
+        *(b"\2" + each for each in relay),
+    ]
+
+
+def derp_answer(data: bytes) -> None:
+    """A relay's answers to the request to upgrade, and to a latency check."""
+    node = DERPNode(host_name="derp.example")
+    with contextlib.suppress(ProtocolError):
+        finish(dial._latency_check(stream(data), node))
+    finish(dial._upgrade(stream(data), node, "7a"))
+
+
+DERP_ANSWER_SEEDS = [
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: DERP\r\nConnection: Upgrade\r\nDerp-Version: 2\r\n\r\n" + MAGIC,
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    b"HTTP/1.1 302 Found\r\nLocation: https://x/\r\n\r\n",
+]
+
+NAMES = ("derp.example", "*.example", "192.0.2.1", "2001:db8::1")
+
+
+def certificate(data: bytes) -> None:
+    """A relay's certificate."""
+    for name in NAMES:
+        fault_of_name(data, name)
+        pin = "sha256-raw:" + hashlib.sha256(data).hexdigest()
+        fault_of_pin(data, pin, name, datetime(2026, 1, 1, tzinfo=UTC))
+
+
+# --- WireGuard -----------------------------------------------------------------------------------------------------
+
+INDEX, THEIR_INDEX = b"\x11\x22\x33\x44", b"\x55\x66\x77\x88"
+TO_THEM, TO_US = bytes(range(32)), bytes(range(32, 64))
+_CIPHER = ChaCha20Poly1305(TO_US)
+
+
+class Line:
+    """A device with one peer, a session with it, and the other side's half of that as bytes."""
+
+    def __init__(self) -> None:
+        self.device = Device(OURS, entropy(), wall_clock=lambda: WALL_CLOCK)
+        key = THEIRS.public
+        self.device.set_peer(key, prefixes(["100.64.0.2/32", "fd7a:115c:a1e0::2/128"]))
+        tunnel = self.device._tunnel(self.device._peers[key], 0.0)
+        assert tunnel is not None
+        keys = SessionKeys(TO_THEM, TO_US, INDEX, THEIR_INDEX)
+        tunnel._current = tunnel._new_session(keys, 0.0, is_initiator=True)
+        self.tunnel = tunnel
+        self._jar = CookieJar(OURS.public.raw)
+        self._counter = 0
+
+    def message(self, what: int, data: bytes) -> bytes:
+        """A datagram: `data` as it is, or dressed up as far as somebody could who knows our key or is our peer."""
+        match what % 8:
+            case 1:
+                return self.transport(data)
+            case 2:
+                return self._stamped(INITIATION_HEAD + data[:112].ljust(112, b"\0"))
+            case 3:
+                index = self.begun() if what & 8 else INDEX
+                return self._stamped(RESPONSE_HEAD + THEIR_INDEX + index + data[:48].ljust(48, b"\0"))
+            case 4:
+                index = self.begun() if what & 8 else INDEX
+                return COOKIE_REPLY_HEAD + index + data[:56].ljust(56, b"\0")
+            case 5:
+                return TRANSPORT_HEAD + INDEX + data
+            case 6:
+                body, _ = initiate(
+                    _them(),
+                    _us(),
+                    ephemeral=(data[12:44] or b"e").ljust(32, b"e"),
+                    index=THEIR_INDEX,
+                    timestamp=data[:12].ljust(12, b"\xff"),
+                    now=0.0,
+                )
+                return self._stamped(body)
+            case 7 if what & 8:  # a cookie for what we sent last
+                self.begun()
+                last = self.tunnel._jar._last_mac1
+                return CookieGuard(THEIRS.public.raw, entropy()).reply(
+                    bytes(4) + data[:100] + last + bytes(16), b"x", 0.0
+                )
+            case _:
+                return data
+
+    def transport(self, plaintext: bytes) -> bytes:
+        """A packet of the peer's."""
+        nonce = bytes(4) + self._counter.to_bytes(8, "little")
+        self._counter += 1
+        return TRANSPORT_HEAD + INDEX + nonce[4:] + _CIPHER.encrypt(nonce, plaintext, None)
+
+    def begun(self) -> bytes:
+        """The index of an initiation of ours."""
+        if not self.device.indices.pending:
+            self.tunnel._heard = True
+            self.tunnel._begin_handshake(10.0, Effects())
+        return next(iter(self.device.indices.pending), INDEX)
+
+    def _stamped(self, body: bytes) -> bytes:
+        return self._jar.stamp(body, 0.0)
+
+
+@functools.cache
+def _them() -> OwnKey:
+    return OwnKey(THEIRS)
+
+
+@functools.cache
+def _us() -> PeerKey:
+    return PeerKey(_them(), OURS.public, NO_PRESHARED_KEY)
+
+
+def wireguard(data: bytes) -> None:
+    """Messages to a device, with right outer forms too; time passes between them."""
+    line, now = Line(), 0.0
+    device = line.device
+    for what, piece in Instructions(data).steps(8):
+        now += what >> 4
+        source = UdpSource(THERE) if what & 8 else DerpSource(7, THEIRS.public)
+        _check(device.receive([line.message(what, piece), piece], source, now))
+        deadline = device.deadline()
+        if deadline is not None and what & 0x40:
+            now = max(now, deadline)
+            _check(device.tick(now))
+    assert len(device.indices.sessions) <= 5
+    assert len(device.indices.pending) <= 5
+
+
+def _check(outputs: list[Output]) -> None:
+    for output in outputs:
+        match output:
+            case Deliver(peer=peer, packets=delivered):
+                assert peer == THEIRS.public
+                assert all(packets.source(each) in {PEER, PEER6} for each in delivered)
+            case Transmit(peer=peer) | SessionUp(peer=peer):
+                assert peer == THEIRS.public
+
+
+def wireguard_seeds() -> list[bytes]:
+    udp = packets.build(17, PEER, US, b"\x10\0\x20\0\0\x0d\0\0hello")
+    return [
+        step(1, udp) + step(1, b"") + step(5, bytes(40)),
+        step(2, bytes(112)),
+        step(6, b"\x40" + bytes(11) + bytes(range(32))) + step(6, b"\x41" + bytes(11)),
+        step(0xFB, bytes(48)) + step(0xFC, bytes(56)) + step(0xFF, b"") + step(0xF1, udp),
+        step(0, b"\1\0\0\0" + bytes(144)) + step(0, b"\2\0\0\0" + bytes(88)) + step(0, b"\3\0\0\0" + bytes(60)),
+    ]
+
+
+def router(data: bytes) -> None:
+    """Datagrams and relayed frames to everything between network and TUN: first bytes, tunnel, filter, TSMP."""
+    line = Line()
+    judge = PacketFilter()
+    instructions = Instructions(data)
+    if instructions.byte() & 1:
+        _let(judge)
+    way = Router(line.device, judge)
+    way.set_path(THEIRS.public, DerpPath(7))
+    for number, (what, piece) in enumerate(instructions.steps(8)):
+        message = line.message(what, piece)
+        if what & 0x10:
+            outputs = way.inbound_udp([(message, THERE), (piece, ("fe80::1%eth0", number))], float(number))
+        elif what & 0x20:
+            outputs = way.outbound([piece, message], float(number))
+        else:
+            way.set_jailed([THEIRS.public] if what & 0x40 else [])
+            outputs = way.inbound_derp(7, [(THEIRS.public, message), (STRANGER, piece)], float(number))
+        for output in outputs:
+            if isinstance(output, WriteTun):
+                for packet in output.packets:
+                    assert not packets.is_tsmp(packet)
+                    assert packets.source(packet) in {PEER, PEER6}
+            elif isinstance(output, StunReply):
+                stun.parse_response(output.data)
+
+
+def router_seeds() -> list[bytes]:
+    ping = packets.tsmp_ping(PEER, US, b"12345678")
+    syn = packets.build(6, PEER, US, b"\x10\0\0\x50" + bytes(8) + b"\x50\x02\x10\0" + bytes(4))
+    return [
+        b"\1" + step(1, ping) + step(1, packets.tsmp_pong(PEER, US, b"12345678")),
+        b"\1" + step(1, syn) + step(1, packets.echo_request(PEER6, US6, 1, 2, b"x")),
+        b"\0" + step(1, syn),
+        b"\1" + step(0x10, stun.response(bytes(12), THERE)) + step(0, DISCO_MAGIC + bytes(60)),
+        b"\1" + step(0x21, packets.echo_request(US, PEER, 1, 2)) + step(0x41, packets.echo_reply(PEER, US, 1, 2)),
+        b"\1" + step(1, packets.tsmp_disco_key(PEER, US, bytes(32))),
+    ]
+
+
+# --- packets -------------------------------------------------------------------------------------------------------
+
+
+def _let(judge: PacketFilter) -> None:
+    judge.update(
+        _rules(),
+        prefixes(["100.64.0.1/32", "fd7a:115c:a1e0::1/128"]),
+        shields_up=False,
+        capability_holders=lambda _: [],
+    )
+
+
+@functools.cache
+def _rules() -> list[FilterRule]:
+    return [decode(json.dumps(rule).encode(), FilterRule) for rule in RULES]
+
+
+def packet(data: bytes) -> None:
+    """One IP packet."""
+    whole = packets.trimmed(data)
+    assert whole is None or data.startswith(whole)
+    packets.source(data)
+    packets.destination(data)
+    parsed = packets.parse(data)
+    if parsed is not None:
+        assert parsed.header_bytes <= len(data)
+        assert parsed.length <= len(data)
+        if parsed.version == 4:
+            packets.tsmp_reject(parsed, packets.RejectReason.ACL)
+        if packets.is_tsmp(data):
+            packets.parse_tsmp(data)
+
+
+def packet_seeds() -> list[bytes]:
+    syn = packets.build(6, PEER, US, b"\x10\0\0\x50" + bytes(8) + b"\x50\x02\x10\0" + bytes(4))
+    parsed = packets.parse(syn)
+    assert parsed is not None
+    options = b"\x46" + syn[1:20] + b"\x94\x04\0\0" + syn[20:]
+    fragment = syn[:6] + b"\0\x10" + syn[8:]
+    hop_by_hop = packets.build(0, PEER6, US6, b"\x3a\0" + bytes(6) + b"\x80\0\0\0\0\1\0\2")
+    return [
+        syn,
+        options,
+        fragment,
+        hop_by_hop,
+        packets.echo_request(PEER6, US6, 1, 2, b"x"),
+        packets.build(17, PEER6, US6, b"\0\x35\x10\0\0\x08\0\0"),
+        packets.build(132, PEER, US, b"\x10\0\0\x50" + bytes(8)),
+        packets.tsmp_ping(PEER, US, b"12345678"),
+        packets.tsmp_pong(PEER, US, b"12345678", peerapi_port=80),
+        packets.tsmp_reject(parsed, packets.RejectReason.ACL, maybe_broken=True),
+        packets.tsmp_disco_key(PEER, US, bytes(32)),
+    ]
+
+
+def packet_filter(data: bytes) -> None:
+    """A dialogue of packets, judged both ways."""
+    judge = PacketFilter()
+    instructions = Instructions(data)
+    assert judge.inbound(data) is not None  # nothing passes before there are rules
+    _let(judge)
+    for what, piece in instructions.steps(8):
+        judged: Callable[..., object] = judge.outbound if what & 1 else judge.inbound
+        judged(piece, jailed=bool(what & 2))
+
+
+def packet_filter_seeds() -> list[bytes]:
+    out = packets.build(17, US, PEER, b"\x10\0\0\x35\0\x08\0\0")
+    back = packets.build(17, PEER, US, b"\0\x35\x10\0\0\x08\0\0")
+    return [step(1, out) + step(2, back), *(step(0, each) + step(1, each) for each in packet_seeds())]
+
+
+def stun_message(data: bytes) -> None:
+    """Answers to our requests; requests to a relay."""
+    stun.parse_request(data)
+    answer = stun.parse_response(data)
+    if answer is not None:
+        assert stun.parse_response(stun.response(answer.txid, answer.address)) == answer
+
+
+def stun_seeds() -> list[bytes]:
+    txid = bytes(range(12))
+    legacy = b"\1\1\0\x0c\x21\x12\xa4\x42" + txid + b"\0\1\0\x08\0\1\x12\x34\xc0\0\2\1"
+    return [stun.request(txid), stun.response(txid, THERE), stun.response(txid, ("2001:db8::1", 1)), legacy]
+
+
+# --- DNS -----------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _resolver() -> Resolver:
+    resolver = Resolver()
+    resolver.update(
+        self_node=Node(id=1, name="me.tail.example.", addresses=["100.64.0.1/32", "fd7a:115c:a1e0::1/128"]),
+        peers=[Node(id=2, name="web.tail.example.", addresses=["100.64.0.2/32"])],
+        config=DNSConfig(
+            proxied=True,
+            domains=["tail.example"],
+            routes={"mine.example.": None},
+            extra_records=[DNSRecord(name="db.tail.example", value="10.1.1.1")],
+        ),
+    )
+    return resolver
+
+
+def dns_query(data: bytes) -> None:
+    """A question of a program inside the namespace."""
+    for over_tcp in (False, True):
+        answer = _resolver().answer(data, over_tcp=over_tcp)
+        if answer is not None:
+            assert answer[:2] == data[:2]
+            assert answer[2] & 0x80
+            assert len(answer) <= (0xFFFF if over_tcp else 4095)
+
+
+def dns_seeds() -> list[bytes]:
+    asked = [
+        ("web.tail.example.", "A"),
+        ("me.tail.example.", "AAAA"),
+        ("nobody.tail.example.", "ANY"),
+        ("2.0.64.100.in-addr.arpa.", "PTR"),
+        ("1." + "0." * 19 + "0.e.1.a.c.5.1.1.a.7.d.f.ip6.arpa.", "PTR"),
+        ("192-168-1-2-via-7.tail.example.", "AAAA"),
+        ("10-1-1-1-via-0x1F.x.ts.net.", "AAAA"),
+        ("db.tail.example.", "TXT"),
+        ("example.com.", "A"),
+        (".", "NS"),
+    ]
+    plain = [dns.message.make_query(name, kind).to_wire() for name, kind in asked]
+    edns = dns.message.make_query("web.tail.example.", "A", use_edns=0, payload=1232, want_dnssec=True).to_wire()
+    pointer = plain[0][:12] + b"\1a\xc0\x0c\0\1\0\1"
+    return [*(bytes(2) + each[2:] for each in plain), bytes(2) + edns[2:], bytes(2) + pointer[2:]]

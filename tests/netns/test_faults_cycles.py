@@ -1,0 +1,56 @@
+"""Many short lives: after 200 of them this machine and the tailnet are as before."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.machine import patiently
+from tests.netns.anatomy import descriptors, engine_of, keeper_of, processes
+from tests.netns.nodes import Tsns
+from tests.netns.steered_lab import SteeredLab
+
+pytestmark = pytest.mark.netns
+
+CYCLES: Final = 200
+AT_ONCE: Final = 4
+
+
+def inventory(tsns: Tsns) -> dict[str, object]:
+    """Everything that a life may leave behind."""
+    now = processes(tsns.directories)
+    keeper = now.keepers["web"]
+    return {
+        "files": sorted(str(path) for path in tsns.directories.run.rglob("*")),
+        "state": sorted(str(path) for path in tsns.directories.state.rglob("*")),
+        "mounts": sorted(line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()),
+        "links": sorted(name for name in os.listdir("/sys/class/net") if name.startswith("tsns")),
+        "keepers": now.keepers,
+        "engines": now.engines,
+        "servers": now.servers,
+        "others": now.others,
+        "descriptors": [descriptors(pid) for pid in (*now.servers, keeper, engine_of(keeper) or 0)],
+    }
+
+
+@pytest.mark.timeout(180)
+def test_two_hundred_lives_leave_nothing(steered_tsns: Tsns, steered: SteeredLab) -> None:
+    tsns = steered_tsns
+    tsns.up("web")
+    assert tsns.run("true").returncode == 0
+    assert patiently(lambda: [name for name in steered.nodes() if name != "web"]) == []
+    before = inventory(tsns)
+
+    def live(_: int) -> tuple[int, str]:
+        done = tsns.run("true")
+        return done.returncode, done.stderr
+
+    with ThreadPoolExecutor(AT_ONCE) as workers:
+        assert set(workers.map(live, range(CYCLES))) == {(0, "")}
+    assert patiently(lambda: [] if inventory(tsns) == before else ["not yet"]) == [] or inventory(tsns) == before
+    assert keeper_of(tsns.directories, "web") is not None
+    assert patiently(lambda: [name for name in steered.nodes() if name != "web"]) == []

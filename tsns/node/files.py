@@ -1,0 +1,102 @@
+"""The files of a node that its keeper writes: identity, settings, netmap cache, and what commands inside see (ring 1)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from tsns import state
+from tsns.config import SECRETS, NodeConfig
+from tsns.error import UserError
+from tsns.netns import mounts
+from tsns.node import resolv
+from tsns.node.places import NodePlaces
+from tsns.state import Identity
+
+IDENTITY_NAME: Final = "identity.json"
+SETTINGS_NAME: Final = "settings.json"
+CACHE_NAME: Final = "netmap.cache"
+MAX_CACHE_BYTES: Final = 64 << 20  # of a netmap
+READABLE_MODE: Final = 0o644
+# Secrets, and what comes from the environment of a single call: not remembered, and no reason to start the engine anew.
+NO_SETTING: Final = frozenset({*SECRETS, "timeout_s", "tls_roots", "no_proxy", "owner_uid"})
+
+
+class NodeFiles:
+    """One node's files; only those of a lasting node outlive its keeper."""
+
+    def __init__(self, places: NodePlaces, *, lasting: bool) -> None:
+        self._places = places
+        self._lasting = lasting
+        self.home = places.home(lasting=lasting)
+
+    def load_identity(self, server: str) -> Identity:
+        """Who the node is, somebody new where there is no file; UserError where it is at home on another server, or damaged."""
+        identity = state.load(self.home / IDENTITY_NAME) or Identity.generate()
+        if identity.control_url not in (None, server):
+            raise belongs_elsewhere(self._places.name, str(identity.control_url))
+        return identity
+
+    def save_identity(self, data: bytes) -> None:
+        """Keep who the node is; OSError, ValueError or UserError."""
+        state.save(self.home / IDENTITY_NAME, data)
+
+    def save_settings(self, config: NodeConfig) -> None:
+        """Remember how the node was made; that the disk is full is said by the identity's own saving."""
+        if self._lasting:
+            with contextlib.suppress(OSError):
+                state.save(self.home / SETTINGS_NAME, json.dumps(settings(config)).encode())
+
+    def open_cache(self) -> int:
+        """A descriptor of the netmap that was last seen; -1 where there is none."""
+        try:
+            return os.open(self.home / CACHE_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return -1
+
+    def save_cache(self, memory: int) -> str:
+        """Keep a netmap for a start without control; what is in it is the engine's business. Gives the error's text."""
+        if not self._lasting:
+            return "the node is not to last"
+        try:
+            data = os.pread(memory, MAX_CACHE_BYTES + 1, 0)
+            if len(data) > MAX_CACHE_BYTES:
+                return "it is too large"
+            state.save(self.home / CACHE_NAME, data)
+        except (OSError, UserError) as error:
+            return str(error)
+        return ""
+
+    def write_resolv(self, search: list[str], *, magic_dns: bool) -> None:
+        """What commands inside see as resolv.conf."""
+        domains = resolv.checked_search(search) if magic_dns else []
+        _write_in_place(self._places.resolv, resolv.render(domains, magic_dns=magic_dns))
+
+    def write_nsswitch(self) -> None:
+        """What commands inside see as nsswitch.conf: the host's, less its ways around DNS."""
+        host = Path(mounts.NSSWITCH_PATH)
+        _write_in_place(self._places.nsswitch, mounts.nsswitch(host.read_text() if host.exists() else ""))
+
+
+def belongs_elsewhere(name: str, server: str) -> UserError:
+    """The error for a node that is asked to change its tailnet."""
+    return UserError(
+        f"the node {name} belongs to {server}", f"use another name, or `tsns rm {name}` to forget its identity"
+    )
+
+
+def settings(config: NodeConfig) -> Mapping[str, Any]:
+    """What is remembered of a lasting node's configuration; no secret among it."""
+    return {key: value for key, value in config.to_message().items() if key not in NO_SETTING}
+
+
+def _write_in_place(path: Path, text: str) -> None:
+    """Not by another file: commands inside have this very one mounted."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, READABLE_MODE)
+    with open(fd, "w") as file:
+        file.write(text)
+    path.chmod(READABLE_MODE)
