@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
 
 DEFAULT_LOGIN_SERVER: Final = "https://controlplane.tailscale.com"
@@ -16,6 +16,7 @@ SECRETS: Final = (
     "https_proxy",
     "http_proxy",
 )  # the settings that are never printed, logged or kept on disk
+_TYPES: Final = {"str": (str,), "bool": (bool,), "int": (int,), "float": (float, int)}  # of JSON, by annotation
 
 
 class Secret:
@@ -69,7 +70,18 @@ class NodeConfig:
     def from_message(cls, message: dict[str, Any]) -> NodeConfig:
         """What `to_message` made; TypeError or ValueError for anything else."""
         values = dict(message)
-        tags = tuple(str(tag) for tag in values.pop("advertise_tags", ()))
+        tags = tuple(_text(tag) for tag in values.pop("advertise_tags", ()))
         for name in SECRETS:
-            values[name] = Secret(text) if (text := values.get(name)) else None
+            values[name] = Secret(_text(text)) if (text := values.get(name)) else None
+        for known in fields(cls):
+            if known.name in values and type(values[known.name]) not in _TYPES.get(
+                str(known.type), (Secret, type(None))
+            ):
+                raise TypeError(known.name)
         return cls(**values, advertise_tags=tags)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("a text is wanted")
+    return value

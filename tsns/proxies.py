@@ -54,7 +54,8 @@ class Proxy:
             raise ValueError("it is no URL") from None
         if parts.scheme not in DEFAULT_PORTS:
             raise ValueError("only http:// and https:// proxies can be used")
-        if not parts.hostname or not text.isascii() or not text.isprintable() or len(text) > MAX_URL_CHARS:
+        plain = text.isascii() and text.isprintable() and " " not in text
+        if not parts.hostname or not plain or len(text) > MAX_URL_CHARS:
             raise ValueError("it is no URL")
         authorization = None
         if parts.username is not None:

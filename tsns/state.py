@@ -149,7 +149,13 @@ def load(path: Path) -> Identity | None:
         return Identity.load(data)
     except ValueError as error:
         aside = path.with_name(f"{path.name}.damaged-{int(time.time())}-{secrets.token_hex(2)}")
-        os.rename(path, aside)
+        try:
+            os.rename(path, aside)
+        except OSError as failure:
+            raise UserError(
+                f"the identity in {path} cannot be used: {error}; nor can it be moved aside: {failure.strerror}",
+                "put a good copy in its place, or move it away to log in as a new node",
+            ) from None
         raise UserError(
             f"the identity in {path} cannot be used: {error}; it was moved to {aside.name}",
             "put a good copy back, or run the command again to log in as a new node",

@@ -86,7 +86,7 @@ def _machine() -> dict[str, str]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "tsns": importlib.metadata.version("tsns"),
-        "tailscaled": version.split()[0],
+        "tailscaled": version.split()[0].partition("-")[0],
     }
 
 

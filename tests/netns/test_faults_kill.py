@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -27,6 +28,7 @@ KILLS: Final = 30
 LONGEST_DELAY_S: Final = 0.35  # a start and an end take less
 MOST_STEPS: Final = 100
 STEPS_OF_A_SAVE: Final = 9
+STRIDE: Final = 3  # of the slower test, which begins anew each time
 VICTIMS: Final = ("client", "keeper", "engine", "server")
 WORKS: Final = (
     ("run", "--name", "web", "--", "sleep", "0.1"),
@@ -134,3 +136,23 @@ def test_killed_at_each_step_of_a_save_the_node_keeps_its_identity(steered_tsns:
     assert tsns("up", "web").returncode == 0
     assert steered.nodes() == ["web"]
     assert [path.name for path in (tsns.directories.state / "web").glob(".*")] == []
+
+
+def test_killed_at_each_step_of_its_first_login_a_node_is_no_second_one(
+    steered_tsns: Tsns, steered: SteeredLab
+) -> None:
+    tsns = steered_tsns
+    tsns.directories.run.mkdir(mode=0o755)
+    outcomes: list[str] = []
+    with doomed_keepers() as live:
+        for step in range(1, MOST_STEPS, STRIDE):
+            outcomes.append(live(tsns, step))
+            tsns.up("web")
+            assert steered.nodes() == ["web"], f"step {step}"
+            tsns("down", "web")
+            shutil.rmtree(tsns.directories.state / "web")
+            steered.do(lambda lab: lab.control.remove("web"))
+            if outcomes[-1] == "ready":
+                break
+    assert outcomes == ["killed"] * (len(outcomes) - 1) + ["ready"]
+    assert STRIDE * len(outcomes) > 2 * STEPS_OF_A_SAVE

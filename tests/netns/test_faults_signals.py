@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import IO, Final
 
 import pytest
 
@@ -55,6 +55,22 @@ def silent_server() -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
+@contextmanager
+def begun(tsns: Tsns, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """A client at work, which is gone with the block."""
+    with tsns.popen(*words) as client:
+        try:
+            yield client
+        finally:
+            client.kill()
+
+
+def hears(stream: IO[str] | None, text: str) -> bool:
+    """Whether a line with this text comes, before the stream ends."""
+    assert stream is not None
+    return any(text in line for line in iter(stream.readline, ""))
+
+
 def end(client: subprocess.Popen[str], number: signal.Signals) -> int:
     """Send the signal; the exit status."""
     client.send_signal(number)
@@ -64,7 +80,7 @@ def end(client: subprocess.Popen[str], number: signal.Signals) -> int:
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_during_the_start(tsns: Tsns, number: signal.Signals) -> None:
-    with silent_server() as url, tsns.popen("run", "--login-server", url, "--auth-key", "k", "--", "true") as client:
+    with silent_server() as url, begun(tsns, "run", "--login-server", url, "--auth-key", "k", "--", "true") as client:
         some_keeper(tsns)
         time.sleep(0.3)
         began = time.monotonic()
@@ -75,9 +91,8 @@ def test_during_the_start(tsns: Tsns, number: signal.Signals) -> None:
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_while_somebody_is_to_log_in(tsns: Tsns, number: signal.Signals) -> None:
-    with tsns.popen("run", "--login-server", tsns.lab.url, "--", "true") as client:
-        assert client.stderr is not None
-        assert "to log in, open http" in client.stderr.readline()
+    with begun(tsns, "run", "--login-server", tsns.lab.url, "--", "true") as client:
+        assert hears(client.stderr, "to log in, open http")
         began = time.monotonic()
         assert end(client, number) == INTERRUPTED[number]
         await_gone(tsns)
@@ -88,9 +103,8 @@ def test_while_somebody_is_to_log_in(tsns: Tsns, number: signal.Signals) -> None
 def test_inside(tsns: Tsns, number: signal.Signals) -> None:
     key = tsns.lab.ephemeral_auth_key
     words = ("run", "--login-server", tsns.lab.url, "--auth-key", key, "--", "sh", "-c", "echo inside; exec sleep 30")
-    with tsns.popen(*words) as client:
-        assert client.stdout is not None
-        assert client.stdout.readline() == "inside\n"
+    with begun(tsns, *words) as client:
+        assert hears(client.stdout, "inside")
         began = time.monotonic()
         assert end(client, number) == -number
         await_gone(tsns)
@@ -102,7 +116,7 @@ def test_at_random_moments(tsns: Tsns) -> None:
     for _ in range(MOMENTS):
         number, delay_s = choice.choice(SIGNALS), choice.uniform(0.05, 0.6)
         words = ("run", "--login-server", tsns.lab.url, "--auth-key", tsns.lab.ephemeral_auth_key)
-        with tsns.popen(*words, "--", "sleep", "0.1") as client:
+        with begun(tsns, *words, "--", "sleep", "0.1") as client:
             time.sleep(delay_s)
             began = time.monotonic()
             status = end(client, number)
@@ -131,15 +145,13 @@ def test_a_keeper_whose_control_server_hangs(tsns: Tsns, number: signal.Signals)
     """It cannot log out, and does not wait for ever."""
     key = tsns.lab.ephemeral_auth_key
     words = ("run", "--login-server", tsns.lab.url, "--auth-key", key, "--", "sh", "-c", "echo inside; exec sleep 30")
-    with tsns.popen(*words) as client, stopped(tsns.lab.pid):
-        assert client.stdout is not None
-        assert client.stdout.readline() == "inside\n"
-        began = time.monotonic()
-        os.kill(some_keeper(tsns), number)
-        assert patiently(lambda: [left for left in remains(tsns.directories) if f"{client.pid}" not in left]) == []
-        assert time.monotonic() - began < GONE_S
-        client.kill()
-        client.communicate()
+    with begun(tsns, *words) as client:
+        assert hears(client.stdout, "inside")
+        with stopped(tsns.lab.pid):
+            began = time.monotonic()
+            os.kill(some_keeper(tsns), number)
+            assert patiently(lambda: [left for left in remains(tsns.directories) if f"{client.pid}" not in left]) == []
+            assert time.monotonic() - began < GONE_S
 
 
 @contextmanager

@@ -102,6 +102,9 @@ class Player:
         self.is_pending = pending
         self._news.set()
 
+    def key_lost(self, lost: bool) -> None:
+        pass
+
     async def save(self, identity: Identity) -> None:
         self.identity = identity
         self._news.set()
@@ -116,6 +119,7 @@ class Events:
         self.netmap = player.netmap
         self.connected = player.connected_event
         self.approval_pending = player.approval_pending
+        self.key_lost = player.key_lost
         self.save = player.save
 
 

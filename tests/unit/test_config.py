@@ -43,3 +43,28 @@ def test_a_config_without_key_has_none_afterwards_either() -> None:
 def test_a_message_of_another_version_is_refused() -> None:
     with pytest.raises(TypeError):
         NodeConfig.from_message({"name": "web", "flux_capacitor": True})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("name", 7),
+        ("hostname", None),
+        ("ephemeral", "no"),
+        ("accept_dns", 1),
+        ("advertise_tags", [7]),
+        ("advertise_tags", 7),
+        ("timeout_s", "60"),
+        ("capability_version", 1.5),
+        ("owner_uid", True),
+        ("auth_key", 7),
+        ("no_proxy", {}),
+    ],
+)
+def test_values_of_other_types_are_refused(name: str, value: object) -> None:
+    with pytest.raises(TypeError):
+        NodeConfig.from_message({"name": "web", name: value})
+
+
+def test_whole_seconds_are_seconds() -> None:
+    assert NodeConfig.from_message({"name": "web", "timeout_s": 60}).timeout_s == 60

@@ -292,6 +292,14 @@ def test_garbage_is_moved_aside_and_never_replaced_by_somebody_new(path: Path, d
     assert load(path) is None
 
 
+def test_garbage_that_cannot_be_moved_aside_stays_and_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(path, b"{}")
+    monkeypatch.setattr(os, "rename", failing(errno.EROFS))
+    with pytest.raises(UserError, match="nor can it be moved aside: Read-only file system"):
+        load(path)
+    assert path.read_bytes() == b"{}"
+
+
 # --- secrets -------------------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -35,8 +36,15 @@ class NodeFiles:
         self.home = places.home(lasting=lasting)
 
     def load_identity(self, server: str) -> Identity:
-        """Who the node is, somebody new where there is no file; UserError where it is at home on another server, or damaged."""
-        identity = state.load(self.home / IDENTITY_NAME) or Identity.generate()
+        """Who the node is; UserError where it is at home on another server, or damaged.
+
+        Somebody new is kept before control hears of them: a kill in the first login must not leave two nodes behind.
+        """
+        identity = state.load(self.home / IDENTITY_NAME)
+        if identity is None:
+            identity = Identity.generate()
+            with contextlib.suppress(OSError):  # said when the login is kept
+                self.save_identity(identity.dump())
         if identity.control_url not in (None, server):
             raise belongs_elsewhere(self._places.name, str(identity.control_url))
         return identity
@@ -44,6 +52,14 @@ class NodeFiles:
     def save_identity(self, data: bytes) -> None:
         """Keep who the node is; OSError, ValueError or UserError."""
         state.save(self.home / IDENTITY_NAME, data)
+
+    def forget(self, *, keep_log: bool) -> None:
+        """Remove what is kept of a node that control never knew."""
+        if keep_log:
+            for name in (IDENTITY_NAME, SETTINGS_NAME):
+                (self.home / name).unlink(missing_ok=True)
+        else:
+            shutil.rmtree(self.home, ignore_errors=True)
 
     def save_settings(self, config: NodeConfig) -> None:
         """Remember how the node was made; that the disk is full is said by the identity's own saving."""

@@ -10,6 +10,7 @@ here, and what it may never do (choose a namespace, name a file) it has no words
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -69,8 +70,10 @@ class Keeper:
         self._ready = False
         self._was_ready = False
         self._latest: Message = {"progress": "starting"}
+        self._identity: Identity | None = None
         self._known_as: Message = {}  # the node's name and addresses
         self._ending = False
+        self._failed = False
         self._logout = False
 
     # --- the whole life
@@ -117,7 +120,7 @@ class Keeper:
         """The node cannot be: say so to all who wait, and end."""
         log.error("%s (%s)", error, hint)
         self._tell_waiting({"error": error, "hint": hint})
-        self._ending = True
+        self._ending = self._failed = True
 
     def _end(self) -> None:
         self._places.control.unlink(missing_ok=True)  # no new clients; those in the backlog find nobody and start anew
@@ -125,6 +128,8 @@ class Keeper:
         self._log.drain()
         if self._namespace is not None:
             os.close(self._namespace.tun)
+        if not self._was_ready and self._identity is not None and self._identity.control_url is None:
+            self._files.forget(keep_log=self._failed)
         leftovers.remove(self._places)
         self._clients.tell_everybody({"stopped": True})
 
@@ -230,8 +235,11 @@ class Keeper:
     # --- the engine
 
     def _start_engine(self) -> None:
+        identity = self._identity
+        assert identity is not None  # loaded before the first engine
+
         def body(channel: socket.socket, parent: int) -> NoReturn:
-            engine.run(channel, self._api, self._config, self._identity, self._files.open_cache(), parent)
+            engine.run(channel, self._api, self._config, identity, self._files.open_cache(), parent)
 
         self._engine.start(body)
         self._give_tun()
@@ -257,7 +265,7 @@ class Keeper:
                 error = self._set_network([str(item) for item in addresses])
                 self._engine.tell({"done": "network", "error": error})
             case {"ask": "dns", "search": list(search)}:
-                self._set_search([str(domain) for domain in search])
+                self._change_search([str(domain) for domain in search])
             case {"ask": "cache"} if len(fds) == 1:
                 self._engine.tell({"done": "cache", "error": self._files.save_cache(fds[0])})
             case {"ask": "inside"}:
@@ -293,9 +301,14 @@ class Keeper:
             self._identity = Identity.load(data)  # which the next engine gets, whatever the disk does
             self._files.save_identity(data)
         except (OSError, ValueError, UserError) as error:
-            log.warning("the identity could not be saved: %s; a restart of this machine may need a new login", error)
-            return str(error)
+            return str(error)  # the engine says it, in status and log
         return ""
+
+    def _change_search(self, search: list[str]) -> None:
+        try:
+            self._set_search(search)
+        except OSError as error:  # a full disk, say: no reason for a node that runs to end
+            log.warning("resolv.conf stays as it is: %s", error)
 
     def _set_search(self, search: list[str]) -> None:
         self._files.write_resolv(search, magic_dns=self._config.accept_dns)
@@ -351,5 +364,6 @@ def _keep(connection: socket.socket, server_pid: int) -> None:
     if leftovers.lock(places.lock) is None:
         messages.send(connection, {"busy": True})
         return
-    state.make_private_directory(places.home(lasting=lasting))
+    with contextlib.suppress(OSError):  # a disk that takes nothing: the node runs on, and says so
+        state.make_private_directory(places.home(lasting=lasting))
     Keeper(places, config, lasting=lasting).serve(connection)

@@ -162,8 +162,9 @@ def _concerns_packets(old: Node, new: Node) -> bool:
 
 def _reachable(node: Node) -> bool:
     """A node with neither a relay nor a key to find paths by, and which is no plain WireGuard peer, cannot be reached at all."""
+    if node.home_derp or node.is_wireguard_only:
+        return True
     try:
-        disco = DiscoPublic.parse_optional(node.disco_key)
+        return DiscoPublic.parse_optional(node.disco_key) is not None
     except ValueError:
-        disco = None
-    return bool(disco or node.home_derp or node.is_wireguard_only)
+        return False

@@ -70,6 +70,8 @@ class Prefix:
 def masked(packed: bytes, bits: int) -> bytes:
     """The address with all but its first `bits` bits cleared."""
     width = 8 * len(packed)
+    if bits == width:
+        return packed
     value = int.from_bytes(packed, "big") >> (width - bits) << (width - bits)
     return value.to_bytes(len(packed), "big")
 

@@ -90,6 +90,12 @@ def complaint(capfd: pytest.CaptureFixture[str]) -> tuple[str, str]:
         ("logs web", 1, "no log"),
         ("down web", 1, "not running"),
         ("rm web", 1, "no node web"),
+        ("login web", 1, "not running"),
+        ("login web --auth-key file:/no/such", 1, "/no/such"),
+        ("login Web", 2, "'Web'"),
+        ("login", 2, "missing argument"),
+        ("logout web", 1, "not running"),
+        ("logout", 2, "missing argument"),
     ],
 )
 def test_what_a_person_can_get_wrong(
@@ -104,7 +110,16 @@ def test_what_a_person_can_get_wrong(
 
 @pytest.mark.parametrize(
     ("line", "status"),
-    [("run -- true", 125), ("exec web -- true", 125), ("up web", 1), ("down web", 1), ("rm web", 1), ("demo", 1)],
+    [
+        ("run -- true", 125),
+        ("exec web -- true", 125),
+        ("up web", 1),
+        ("down web", 1),
+        ("rm web", 1),
+        ("demo", 1),
+        ("login web", 1),
+        ("logout web", 1),
+    ],
 )
 def test_who_is_not_root_is_told_so(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], line: str, status: int

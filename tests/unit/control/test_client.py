@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from tsns.config import NodeConfig, Secret
+from tsns.control import cache
 from tsns.control import client as client_module
 from tsns.control import connection as connection_module
 from tsns.control import dial as dial_module
 from tsns.control import updates as updates_module
-from tsns.control.client import ControlClient
+from tsns.control.client import AskedLogin, ControlClient
 from tsns.control.netmap import NetMap, NetMapChange
 from tsns.error import RetryableError, UserError
 from tsns.keys import DiscoPublic, MachinePublic, NodePrivate
@@ -27,7 +28,18 @@ from tsns.lab.control import ControlServer, Recorded
 from tsns.lab.faults import EarlyPayload, json
 from tsns.lab.tailnet import LabNode, Tailnet
 from tsns.netns.underlay import Stream, Underlay
-from tsns.proto.types import Hostinfo, MapRequest, MapResponse, NetInfo, RegisterRequest, TKAInfo, decode
+from tsns.proto.types import (
+    ControlDialPlan,
+    ControlIPCandidate,
+    Hostinfo,
+    MapRequest,
+    MapResponse,
+    NetInfo,
+    RegisterRequest,
+    TKAInfo,
+    decode,
+)
+from tsns.proxies import Proxies, Proxy
 from tsns.state import Identity
 
 PATIENCE_S = 5.0
@@ -82,11 +94,16 @@ class CountingUnderlay(Underlay):
     """Counts connections."""
 
     def __init__(self) -> None:
-        self.opened = 0
+        super().__init__()
+        self.dialled: list[str] = []
 
-    async def open_tcp(self, *args: Any, **options: Any) -> Stream:
-        self.opened += 1
-        return await super().open_tcp(*args, **options)
+    @property
+    def opened(self) -> int:
+        return len(self.dialled)
+
+    async def open_tcp(self, host: str, port: int, **options: Any) -> Stream:
+        self.dialled.append(host)
+        return await super().open_tcp(host, port, **options)
 
 
 @dataclass
@@ -807,3 +824,224 @@ def test_a_logout_without_a_server_fails() -> None:
         assert client.identity.node_key is not None
 
     scenario(play)
+
+
+# --- keys that are lost, and logins that a person asks for -------------------------------------------------------------
+
+
+def node_key(client: ControlClient) -> NodePrivate | None:
+    return client.identity.node_key
+
+
+def test_a_renewal_that_waits_for_a_person_leaves_the_stream_alone() -> None:
+    """Guards against a netmap that is not followed meanwhile: then an extension by the admin would go unnoticed."""
+
+    async def play(site: Site) -> None:
+        client = site.client(site.with_key(reusable=False))
+        async with running(client) as until:
+            await until(lambda: events(client).ups)
+            old = site.node(client)
+            site.control.expire(old)
+            await until(lambda: events(client).urls)
+            assert events(client).lost == [True]
+            assert events(client).ups == [True], "the stream goes on"
+            site.control.add_fake_peers(1)
+            await until(lambda: len(client.netmap.peers) == 1)
+
+            site.control.tailnet.change(old, expires_at=None)
+            await until(lambda: events(client).lost == [True, False])
+            assert events(client).urls[-1] is None
+            assert events(client).ups == [True]
+            assert site.node(client) is old
+
+            site.control.expire(old)
+            await until(lambda: len(events(client).urls) == 3)
+            url = events(client).urls[-1]
+            assert url is not None
+            before = node_key(client)
+            await until(lambda: len(site.control.registrar.pending) > 0 and url in site.control.registrar.pending)
+            site.control.approve(url)
+            await until(lambda: events(client).lost == [True, False, True, False])
+            assert node_key(client) != before
+            assert site.node(client) is old
+            assert len(site.control.tailnet.nodes) == 2
+
+    scenario(play)
+
+
+def test_a_key_that_runs_out_by_the_clock_is_noticed_at_once() -> None:
+    """Guards against waiting for control's next word, which may take a minute."""
+
+    async def play(site: Site) -> None:
+        client = site.client(site.with_key())
+        async with running(client) as until:
+            await until(lambda: events(client).ups)
+            before = node_key(client)
+            site.control.expire(site.node(client), site.control.now() + 0.3)
+            await until(lambda: node_key(client) != before)
+            assert site.control.tailnet.nodes.keys() == {1}
+
+    scenario(play)
+
+
+def test_a_login_that_is_asked_for() -> None:
+    async def play(site: Site) -> None:
+        client = site.client(site.with_key())
+        async with running(client) as until:
+            await until(lambda: events(client).ups)
+            before = node_key(client)
+            client.login("hskey-auth-wrong")
+            assert client.asked_login.pending
+            await until(lambda: not client.asked_login.pending)
+            assert "invalid pre auth key" in client.asked_login.error
+            assert (node_key(client), events(client).ups) == (before, [True])
+
+            client.login(None)
+            await until(lambda: events(client).urls)
+            client.cancel_login()
+            await until(lambda: events(client).urls[-1] is None)
+            assert not client.asked_login.pending
+            assert (node_key(client), events(client).ups) == (before, [True])
+
+            client.login(site.control.add_auth_key())
+            await until(lambda: events(client).ups == [True, False, True])
+            assert client.asked_login == AskedLogin()
+            assert node_key(client) != before
+            assert len(site.control.tailnet.nodes) == 1
+
+            site.control.expire(site.node(client))
+            await until(lambda: len(events(client).ups) == 5)  # by the key of the last login, which is reusable
+
+    scenario(play)
+
+
+def test_a_login_after_a_logout() -> None:
+    async def play(site: Site) -> None:
+        client = site.client(site.with_key())
+        async with running(client) as until:
+            await until(lambda: events(client).ups)
+            node = site.node(client)
+            await client.logout()
+            await until(lambda: events(client).ups == [True, False])
+            await client.logout()
+            client.login("hskey-auth-wrong")
+            await until(lambda: client.asked_login.error)
+            await asyncio.sleep(0.05)
+            assert node_key(client) is None
+            client.login(site.control.add_auth_key())
+            await until(lambda: events(client).ups == [True, False, True])
+            assert site.node(client) is node
+
+    scenario(play)
+
+
+def test_a_logout_that_control_does_not_take_changes_nothing() -> None:
+    async def play(site: Site) -> None:
+        client = site.client(site.with_key())
+        async with running(client) as until:
+            await until(lambda: events(client).ups)
+            site.control.faults.fail("/machine/register", 503, "busy", retry_after="7")
+            with pytest.raises(RetryableError) as caught:
+                await client.logout()
+            assert caught.value.retry_after_s == 7.0
+            await site.control.drop_connections()
+            await until(lambda: events(client).ups == [True, False, True])
+
+    scenario(play)
+
+
+# --- without control, and ways to it -----------------------------------------------------------------------------------
+
+
+def test_a_cached_netmap_stands_in_for_control() -> None:
+    """Guards against a start that waits for control, and against peers that flap when it is back."""
+
+    async def play(site: Site) -> None:
+        site.control.add_fake_peers(2)
+        client = site.client(site.with_key())
+        async with running(client) as until:
+            await until(lambda: events(client).ups)
+            key = node_key(client)
+            assert key is not None
+            data = cache.dump(client.netmap)
+            assert data is not None
+        port = int(site.control.url.rpartition(":")[2])
+        config = site.config()
+        await site.control.stop()
+        again = ControlClient(
+            client.identity,
+            config,
+            underlay=site.underlay,
+            tls=TLS,
+            hostinfo=Hostinfo(hostname="n", os="linux"),
+            disco=DiscoPublic(b"\x07" * 32),
+            events=Events(),
+            cached=cache.load(data, key.public),
+        )
+        async with running(again) as until:
+            await until(lambda: events(again).changes)
+            [change] = events(again).changes
+            assert (len(change.added), change.rules, change.self_changed) == (2, True, True)
+            assert events(again).ups == []
+            await site.control.start(port=port)
+            await until(lambda: events(again).ups)
+            change = events(again).changes[-1]
+            assert change.first
+            assert (change.added, change.removed, change.changed) == ((), (), ())
+
+    scenario(play)
+
+
+def test_a_dial_plan_is_followed_and_fallen_back_from() -> None:
+    async def play(site: Site) -> None:
+        client = site.client(site.with_key())
+        plan = ControlDialPlan(
+            candidates=[
+                ControlIPCandidate(ip="127.0.0.2", dial_timeout_sec=1.0),
+                ControlIPCandidate(ip="no address"),
+                ControlIPCandidate(ip="127.0.0.3", ace_host="ace.test"),
+            ]
+        )
+        async with running(client) as until:
+            await until(lambda: events(client).ups)
+            site.control.send(site.node(client), MapResponse(keep_alive=True, control_dial_plan=plan))
+            await until(lambda: client._dialer._plan)
+            assert [one.address for one in client._dialer._plan] == ["127.0.0.2"]
+            await site.control.drop_connections()
+            await until(lambda: events(client).ups == [True, False, True])
+            assert site.underlay.dialled == ["127.0.0.1", "127.0.0.2", "127.0.0.1"], "nobody is at 127.0.0.2"
+
+    scenario(play)
+
+
+def test_control_by_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play(site: Site) -> None:
+        asked: list[bytes] = []
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.append(await reader.readuntil(b"\r\n\r\n"))
+            port = int(site.control.url.rpartition(":")[2])
+            inner, outer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            await asyncio.gather(_pipe(reader, outer), _pipe(inner, writer))
+
+        monkeypatch.setattr("tsns.proxies._is_here", lambda name: False)
+        proxy = await asyncio.start_server(serve, "127.0.0.1", 0)
+        async with proxy:
+            port = proxy.sockets[0].getsockname()[1]
+            site.underlay.proxies = Proxies(Proxy.parse(f"http://me:word@127.0.0.1:{port}"))
+            client = site.client(site.with_key())
+            async with running(client) as until:
+                await until(lambda: events(client).ups)
+            await asyncio.sleep(0.05)
+        assert asked[0].startswith(f"CONNECT {site.control.url.removeprefix('http://')} HTTP/1.1\r\n".encode())
+        assert b"Proxy-Authorization: Basic " in asked[0]
+
+    scenario(play)
+
+
+async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+    writer.close()

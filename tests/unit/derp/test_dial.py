@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from tsns.derp.dial import addresses, measure, relays
 from tsns.error import RetryableError
 from tsns.netns.underlay import CONNECT_TIMEOUT_S, Stream, Underlay
 from tsns.proto.types import DERPNode, DERPRegion
+from tsns.proxies import Proxies, Proxy
 
 V4, V6 = "192.0.2.1", "2001:db8::1"
 
@@ -110,5 +112,38 @@ def test_a_server_that_speaks_no_http_is_an_error(answer: bytes) -> None:
             relay.nonsense = answer
             with pytest.raises(RetryableError):
                 await measure(DERPRegion(nodes=[relay.node()]), underlay=Underlay(), tls=ssl.create_default_context())
+
+    asyncio.run(test())
+
+
+def test_a_relay_behind_a_proxy_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a look-up of the relay's name, which a network with a proxy may not be able to do."""
+    asked: list[bytes] = []
+
+    async def test() -> None:
+        async with FakeRelay() as relay:
+            node = relay.node()
+
+            async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                asked.append(await reader.readuntil(b"\r\n\r\n"))
+                inner, outer = await asyncio.open_connection("127.0.0.1", node.derp_port)
+                writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+                await asyncio.gather(pipe(reader, outer), pipe(inner, writer))
+
+            async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                with contextlib.suppress(OSError):
+                    while data := await reader.read(65536):
+                        writer.write(data)
+                writer.close()
+
+            monkeypatch.setattr("tsns.proxies._is_here", lambda name: False)
+            async with await asyncio.start_server(serve, "127.0.0.1", 0) as proxy:
+                port = proxy.sockets[0].getsockname()[1]
+                names = Names()  # knows none, and would fail on this one
+                names.proxies = Proxies(https=Proxy.parse(f"http://127.0.0.1:{port}"))
+                done = await dial.dial(DERPRegion(nodes=[node]), underlay=names, tls=ssl.create_default_context())
+                await dial.hang_up(done.writer)
+                await asyncio.sleep(0.05)
+            assert asked[0].startswith(f"CONNECT {node.host_name}:{node.derp_port} HTTP/1.1\r\n".encode())
 
     asyncio.run(test())

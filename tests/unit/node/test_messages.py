@@ -45,7 +45,9 @@ def test_the_end_of_the_other_side_is_an_end(pair: Pair) -> None:
         messages.receive(theirs)
 
 
-@pytest.mark.parametrize("data", [b"{", b"[1]", b'"text"', b"\xff\xfe", b"x" * (messages.MAX_MESSAGE_BYTES + 1)])
+@pytest.mark.parametrize(
+    "data", [b"{", b"[1]", b'"text"', b"\xff\xfe", b"[" * 50_000, b"x" * (messages.MAX_MESSAGE_BYTES + 1)]
+)
 def test_what_is_no_message_is_refused(pair: Pair, data: bytes) -> None:
     ours, theirs = pair
     ours.send(data)

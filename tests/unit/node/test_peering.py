@@ -140,3 +140,15 @@ def test_addresses_come_with_ipv4_first() -> None:
 def test_people_name_peers_as_they_like(tailnet: Tailnet, wanted: str, found: tuple[str, str] | None) -> None:
     peer = find_peer(tailnet.netmap, wanted)
     assert (peer and ((peer[0].name or "").partition(".")[0], peer[1])) == found
+
+
+def test_a_suspended_node_has_no_peers_until_it_is_resumed(tailnet: Tailnet) -> None:
+    """What the netmap says meanwhile counts from then on."""
+    tailnet.peering.suspend(tailnet.netmap)
+    assert tailnet.owner("100.64.0.2") is None
+    tailnet.tell(MapResponse(peers_changed=[node(4)], peers_removed=[3]))
+    tailnet.peering.recheck(tailnet.netmap, NOW)
+    assert tailnet.owner("100.64.0.4") is None
+    tailnet.peering.resume(tailnet.netmap, NOW)
+    owners = [tailnet.owner(f"100.64.0.{number}") for number in (2, 3, 4)]
+    assert [owner is not None for owner in owners] == [True, False, True]

@@ -158,6 +158,38 @@ def test_a_burst_is_taken_in_portions_and_in_order(monkeypatch: pytest.MonkeyPat
     asyncio.run(main())
 
 
+def test_a_flood_gets_a_small_share_of_each_round_until_a_peer_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with ends() as (a, b):
+            a.host.send(A_TO_B)
+            await b.packet()
+            portions: list[int] = []
+            inbound = Router.inbound_udp
+
+            def watched(self: Router, datagrams: list[tuple[bytes, tuple[str, int]]], now: float) -> list[Output]:
+                portions.append(len(datagrams))
+                return inbound(self, datagrams, now)
+
+            monkeypatch.setattr(Router, "inbound_udp", watched)
+            b.pump.close()
+            with udp_socket() as stranger:
+                for _ in range(100):
+                    stranger.sendto(b"junk", address_of(b.sockets[0]))
+                a.host.send(A_TO_B)
+                await asyncio.sleep(0.05)
+                for _ in range(40):
+                    stranger.sendto(b"junk", address_of(b.sockets[0]))
+            b.pump.start()
+            assert await b.packet() == A_TO_B
+            await asyncio.sleep(0.05)
+            assert portions[:4] == [32, 16, 8, 4]
+            assert set(portions[4:-3]) <= {4, 32}
+            assert 32 in portions[4:]  # after the peer's packet
+            assert sum(portions) == 141
+
+    asyncio.run(main())
+
+
 def test_pausing_leaves_packets_where_they_are() -> None:
     async def main() -> None:
         async with ends() as (a, b):
