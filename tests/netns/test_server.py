@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -32,15 +33,16 @@ def keeper(tsns: Tsns, name: str) -> int:
 
 
 def servers(tsns: Tsns) -> list[int]:
-    """The servers of these directories."""
+    """The servers of these directories: a keeper or an engine has its server's command line, being its fork."""
     found = subprocess.run(
         ["pgrep", "-f", f"tsns.node.server {tsns.directories.run} "], capture_output=True, text=True, check=False
     )
-    # A keeper or an engine has its server's command line, being its fork.
-    pids = {int(word) for word in found.stdout.split()}
-    return sorted(
-        pid for pid in pids if parent(pid) not in pids and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]
-    )
+    parents: dict[int, int] = {}
+    for pid in map(int, found.stdout.split()):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                parents[pid] = parent(pid)
+    return sorted(pid for pid, its_parent in parents.items() if its_parent not in parents)
 
 
 def namespace(tsns: Tsns, name: str) -> str:
