@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -37,7 +38,7 @@ if command == "up":
     os.makedirs(os.environ["TSNS_RUN_DIR"], exist_ok=True)
     open(os.environ["TSNS_STATE_DIR"] + "/" + words[0] + "/log", "w").write("the node's last word\\n")
 elif command == "status":
-    print(json.dumps({"schema": 1, "pid": None, "self": {"addresses": ["127.0.0.1", "::1"]}}))
+    print(json.dumps({"schema": 1, "pid": None, "self": {"addresses": ["100.64.0.1", "fd7a:115c:a1e0::1"]}}))
 elif command == "exec":
     print("serving", flush=True)
     time.sleep(60)
@@ -139,10 +140,16 @@ def test_servers_that_do_not_start(stage: Stage) -> None:
         play(stage)
 
 
-def test_a_host_that_can_reach_the_page_is_a_failure(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("interfaces", "address"), [(["lo", "tsns0"], "100.64.0.1"), (["lo"], "127.0.0.1")], ids=["interface", "address"]
+)
+def test_a_host_that_is_on_the_tailnet_is_a_failure(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, interfaces: list[str], address: str
+) -> None:
     course = demo.Demo(stage, lambda _: None, quiet=True)
-    monkeypatch.setattr(demo_probe, "fetch", lambda *_: {"page": course._token})
-    with pytest.raises(StageError, match="itself can reach"):
+    course._server_address = address
+    monkeypatch.setattr(socket, "if_nameindex", lambda: list(enumerate(interfaces)))
+    with pytest.raises(StageError, match="itself is on the tailnet"):
         course._from_outside()
 
 
