@@ -65,3 +65,13 @@ def test_each_script_and_link_is_there(document: Path) -> None:
     missing = [name for name in scripts if not (ROOT / name).exists()]
     missing += [link for link in links if not (document.parent / link).exists()]
     assert missing == []
+
+
+def test_each_test_that_a_claim_names_is_there() -> None:
+    code = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    text = "\n".join(document.read_text() for document in DOCUMENTS)
+    named = set(re.findall(r"`(test_[a-z0-9_]+)`", text))
+    assert len(named) > 10
+    assert {name for name in named if f"def {name}(" not in code} == set()
+    paths = set(re.findall(r"`((?:tests|docs|scripts|tsns)/[a-z0-9_/.]+?)/?`", text))
+    assert {path for path in paths if not (ROOT / path).exists()} == set()
