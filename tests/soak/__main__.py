@@ -199,7 +199,7 @@ class Soak:
     def _check_life(self, life: samples.Life, ended: float) -> dict[str, Any]:
         memory = life.memory_growth_kb(self._began, ended)
         descriptors = life.descriptor_growth(self._began, ended)
-        last = life.samples[-1]
+        last, shown = life.samples[-1], life.samples[:: max(1, len(life.samples) // SHOWN_SAMPLES)]
         if memory > samples.MEMORY_TOLERANCE_KB:
             self._break(life.name, [f"its memory grew by {memory:.0f} KB after the warm-up"])
         if descriptors > samples.DESCRIPTOR_TOLERANCE:
@@ -210,13 +210,13 @@ class Soak:
             self._break(life.name, [f"it used {100 * life.cpu_share():.0f} % of a core"])
         return {
             "private_kb": last.private_kb,
+            "anonymous_kb": last.anonymous_kb,
             "growth_kb": round(memory),
             "descriptors": last.descriptors,
             "descriptor_growth": round(descriptors, 1),
             "cpu_percent": round(100 * life.cpu_share(), 2),
-            "private_kb_over_time": [
-                sample.private_kb for sample in life.samples[:: max(1, len(life.samples) // SHOWN_SAMPLES)]
-            ],
+            "anonymous_kb_over_time": [sample.anonymous_kb for sample in shown],
+            "private_kb_over_time": [sample.private_kb for sample in shown],
         }
 
 
@@ -245,7 +245,8 @@ def table(report: Report) -> list[str]:
         lines.append(f"{kind} outside of faults: {counts['sent']} sent, {counts['lost']} lost")
     for name, figures in totals["processes"].items():
         lines.append(
-            f"{name}: {figures['private_kb']} KB private ({figures['growth_kb']:+d} after the warm-up), "
+            f"{name}: {figures['private_kb']} KB private, {figures['anonymous_kb']} KB anonymous "
+            f"({figures['growth_kb']:+d} after the warm-up), "
             f"{figures['descriptors']} descriptors ({figures['descriptor_growth']:+.1f}), {figures['cpu_percent']} % of a core"
         )
     lines.append(f"logs: {totals['log_bytes']} bytes; slowest end of a node: {totals['slowest_end_s']} s")

@@ -67,8 +67,16 @@ def kill_clients(stage: Stage) -> list[str]:
     """Of all kinds, at random moments of their short lives; more of them when the soak is behind."""
     count = min(MOST_CLIENTS, max(VOLLEY, 2 * (stage.kills_due - sum(stage.kills.values()))))
     name = stage.choice.choice(VICTIMS)
-    kinds = [stage.run_words("sleep", "0.2"), ("exec", name, "--", "sleep", "0.2"), ("up", name), ("status", name)]
-    plans = [(stage.choice.choice(kinds), stage.choice.uniform(0, LONGEST_MOMENT_S)) for _ in range(count)]
+    kinds = [  # with the time in which the client surely lives
+        (stage.run_words("sleep", "0.5"), 0.6),
+        (("exec", name, "--", "sleep", "0.5"), 0.5),
+        (("status", name), 0.25),
+        (("up", name), 0.12),
+    ]
+    plans = []
+    for _ in range(count):
+        words, lives_s = stage.choice.choice(kinds)
+        plans.append((words, stage.choice.uniform(0, lives_s)))
 
     def strike(plan: tuple[tuple[str, ...], float]) -> None:
         words, moment_s = plan

@@ -20,7 +20,8 @@ class Sample:
     """One look at a process."""
 
     at: float
-    private_kb: int
+    anonymous_kb: int  # all that is its own or shared with its forks: a leak shows here and nowhere else
+    private_kb: int  # of that, what nobody shares: grows also when those who shared it end
     descriptors: int
     threads: int
     cpu_s: float
@@ -37,9 +38,9 @@ class Life:
     def look(self, at: float) -> bool:
         """Take a sample; False when the process is no more."""
         with contextlib.suppress(OSError):
-            self.samples.append(
-                Sample(at, private_kb(self.pid), len(os.listdir(f"/proc/{self.pid}/fd")), *_status(self.pid))
-            )
+            anonymous, private = memory_kb(self.pid)
+            open_now = len(os.listdir(f"/proc/{self.pid}/fd"))
+            self.samples.append(Sample(at, anonymous, private, open_now, *_status(self.pid)))
             return True
         return False
 
@@ -49,7 +50,7 @@ class Life:
 
     def memory_growth_kb(self, began: float, ended: float) -> float:
         """By the line that fits best, over the time after the warm-up."""
-        return _growth([(sample.at, float(sample.private_kb)) for sample in self.after_warm_up(began, ended)])
+        return _growth([(sample.at, float(sample.anonymous_kb)) for sample in self.after_warm_up(began, ended)])
 
     def descriptor_growth(self, began: float, ended: float) -> float:
         """The same for descriptors."""
@@ -68,10 +69,11 @@ def _growth(points: list[tuple[float, float]]) -> float:
     return slope * (points[-1][0] - points[0][0])
 
 
-def private_kb(pid: int) -> int:
-    """What nobody shares with the process."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
+def memory_kb(pid: int) -> tuple[int, int]:
+    """(anonymous, private) memory of a process."""
+    lines = [line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]]
+    sizes = {words[0].rstrip(":"): int(words[1]) for words in lines}
+    return sizes["Anonymous"], sizes["Private_Clean"] + sizes["Private_Dirty"]
 
 
 def _status(pid: int) -> tuple[int, float]:
