@@ -30,6 +30,7 @@ MAX_FILE_BYTES: Final = 1 << 20
 MAX_TIMEOUT_S: Final = 86_400.0
 MAX_CAPABILITY_VERSION: Final = 1_000
 MAX_TAGS: Final = 100
+MAX_PORT: Final = 65_535
 RANDOM_NAME_BYTES: Final = 3
 SYSTEM_FILE: Final = Path("/etc/tsns/config.toml")
 FILE_NAME: Final = "tsns/config.toml"
@@ -87,6 +88,12 @@ def _read_seconds(text: str) -> float:
     if not 0 < seconds <= MAX_TIMEOUT_S:
         raise ValueError(f"it must be a number of seconds, more than 0 and at most {MAX_TIMEOUT_S:.0f}")
     return seconds
+
+
+def _read_port(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or int(text[:6]) > MAX_PORT:
+        raise ValueError(f"it must be a port number, at most {MAX_PORT}, or 0 for any")
+    return int(text)
 
 
 def _read_capability(text: str) -> int:
@@ -157,6 +164,7 @@ SETTINGS: Final = (
         "Join a tailnet with Tailnet Lock on, whose signatures are not checked here",
         field="accept_unverified_peers",
     ),
+    Flag("port", "UDP port on the host for direct paths [default: any]", "N", field="port", read=_read_port),
     Flag(
         "timeout",
         f"How long to wait until the node is ready [default: {DEFAULT_TIMEOUT_S:.0f}]",
@@ -181,6 +189,7 @@ _REMEMBERED: Final[Mapping[str, type]] = {
     "accept_dns": bool,
     "shields_up": bool,
     "accept_unverified_peers": bool,
+    "port": int,
     "capability_version": int,
 }
 

@@ -33,7 +33,7 @@ from tsns.control.nodes import prefixes
 from tsns.dns.resolver import Resolver, search_domains
 from tsns.error import ProtocolError, RetryableError
 from tsns.filter.packet_filter import PacketFilter
-from tsns.keys import ChallengePublic
+from tsns.keys import ChallengePublic, DiscoPrivate
 from tsns.node.peering import Peering, find_peer
 from tsns.noise.framing import Opener, Sealer, error_frame
 from tsns.noise.handshake import Initiator, Keys, Responder
@@ -215,7 +215,7 @@ class Follower:
         self.filter = PacketFilter()
         self.resolver = Resolver()
         device = Device(OURS, entropy(), wall_clock=lambda: WALL_CLOCK)
-        self.peering = Peering(device, Router(device, self.filter))
+        self.peering = Peering(device, Router(device, self.filter, DiscoPrivate(bytes(range(32)))), lambda: 0.0)
 
     def take(self, message: MapResponse) -> None:
         """Fold in one message, and do what the engine does with it."""

@@ -17,24 +17,25 @@ from tests.fuzz.control_side import RULES
 from tests.fuzz.material import OURS, THEIRS, WALL_CLOCK, Instructions, cut, entropy, finish, step, stream
 from tsns.control.nodes import prefixes
 from tsns.derp import dial
-from tsns.derp.box import SealedBox
 from tsns.derp.certificate import fault_of_name, fault_of_pin
 from tsns.derp.framing import MAGIC, MAX_PAYLOAD_BYTES, FrameReader, FrameType, frame, restarting
 from tsns.derp.session import Closed, Session
+from tsns.disco.messages import MAGIC as DISCO_MAGIC
 from tsns.dns.resolver import Resolver
 from tsns.error import ProtocolError
 from tsns.filter.packet_filter import PacketFilter
-from tsns.keys import NodePublic
+from tsns.keys import DiscoPrivate, NodePublic
 from tsns.paths import stun
 from tsns.proto import packets
 from tsns.proto.addresses import pack
 from tsns.proto.types import DERPNode, DNSConfig, DNSRecord, FilterRule, Node, decode
+from tsns.sealed_box import SealedBox
 from tsns.wg.cookie import CookieGuard, CookieJar
 from tsns.wg.device import Deliver, Device, Output, SessionUp, Transmit
 from tsns.wg.endpoints import DerpPath, DerpSource, UdpSource
 from tsns.wg.handshake import NO_PRESHARED_KEY, OwnKey, PeerKey, SessionKeys, initiate
 from tsns.wg.messages import COOKIE_REPLY_HEAD, INITIATION_HEAD, RESPONSE_HEAD, TRANSPORT_HEAD
-from tsns.wg.router import DISCO_MAGIC, Router, StunReply, WriteTun
+from tsns.wg.router import Router, StunReply, WriteTun
 from tsns.wg.tunnel import Effects
 
 US, PEER = pack("100.64.0.1"), pack("100.64.0.2")
@@ -280,7 +281,7 @@ def router(data: bytes) -> None:
     instructions = Instructions(data)
     if instructions.byte() & 1:
         _let(judge)
-    way = Router(line.device, judge)
+    way = Router(line.device, judge, DiscoPrivate(bytes(range(32))))
     way.set_path(THEIRS.public, DerpPath(7))
     for number, (what, piece) in enumerate(instructions.steps(8)):
         message = line.message(what, piece)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import time
@@ -151,9 +152,17 @@ def ping(
     peer: Annotated[str | None, typer.Argument(metavar="PEER", help="A peer's name or address")] = None,
     *,
     count: Annotated[
-        int,
-        typer.Option("-c", metavar="N", min=1, max=100_000, help="How many; it ends earlier when the path is direct"),
+        int, typer.Option("-c", metavar="N", min=0, max=100_000, help="How many at most; 0: until Ctrl-C")
     ] = 10,
+    until_direct: Annotated[
+        bool | None,
+        typer.Option(
+            "--until-direct/--no-until-direct",
+            help="End with the first pong by a direct path, and fail if none comes [default: end with it]",
+        ),
+    ] = None,
+    tsmp: Annotated[bool, typer.Option("--tsmp", help="Ask the peer's node through the tunnel")] = False,
+    icmp: Annotated[bool, typer.Option("--icmp", help="Ask the peer's system through the tunnel")] = False,
     timeout: Annotated[
         float, typer.Option("--timeout", metavar="SECONDS", min=0.01, max=60, help="How long to wait for each")
     ] = 5.0,
@@ -161,33 +170,38 @@ def ping(
     quiet: Quiet = False,
     verbose: Verbose = 0,
 ) -> int:
-    """Ping a peer through the tunnel.
+    """Ping a peer, and see by which path it answers.
 
-    Exit status 1 when nothing came back.
+    Exit status 1 when nothing came back, or with --until-direct nothing by a direct path.
     """
     del verbose
+    if tsmp and icmp:
+        raise UsageError("--tsmp and --icmp exclude each other", "choose one, or neither to see each path tried")
     where = places(os.environ)
     if name and not peer:
         name, peer = None, name  # the only word is the peer's
     if not peer:
         raise UsageError("there is nobody to ping", "write `tsns ping NAME PEER`")
     node = the_node(name, where, "ping")
-    answered = False
-    for number in range(count):
+    asked = {"peer": peer, "timeout_s": timeout, "kind": "tsmp" if tsmp else "icmp" if icmp else "disco"}
+    answered = direct = False
+    for number in itertools.count(1):
         began = time.monotonic()
-        answer = client.query(
-            node, where, "/tsns/v1/ping", {"peer": peer, "timeout_s": timeout}, timeout_s=timeout + ANSWER_SLACK_S
-        )
+        answer = client.query(node, where, "/tsns/v1/ping", asked, timeout_s=timeout + ANSWER_SLACK_S)
         if as_json:
             output.answer({"ok": False, "seconds": None, "path": None, **answer}, on_one_line=True)
         elif not quiet:
             output.lines([tables.ping_line(peer, answer)])
         answered = answered or bool(answer.get("ok"))
-        if answer.get("ok") and (answer.get("path") or {}).get("kind") == "direct":
+        direct = bool(answer.get("ok")) and (answer.get("path") or {}).get("kind") == "direct"
+        if number == count or (direct and until_direct is not False):
             break
-        if number < count - 1:
-            time.sleep(max(0.0, PING_INTERVAL_S - (time.monotonic() - began)))
-    return 0 if answered else 1
+        time.sleep(max(0.0, PING_INTERVAL_S - (time.monotonic() - began)))
+    if until_direct and answered and not direct:
+        raise UserError(
+            f"no pong of {peer} came by a direct path", "see `tsns netcheck`, or go by the relay: it works as well"
+        )
+    return 0 if (direct if until_direct else answered) else 1
 
 
 def logs(

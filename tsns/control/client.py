@@ -149,6 +149,13 @@ class ControlClient:
         """Tell control where we may be reached: (`address:port`, tailcfg.EndpointType)."""
         self._updates.set_endpoints(endpoints)
 
+    def network_changed(self) -> None:
+        """The host's network is another one: see soon whether the connection survived it, or try again at once."""
+        if self._connection is not None:
+            self._connection.check()
+        else:
+            self._kicked.set()
+
     async def home_accepted(self, region: int) -> None:
         """Wait until control has accepted this region as our home."""
         await self._updates.home_accepted(region)

@@ -23,6 +23,7 @@ from tsns.noise.stream import ClientStream
 READ_BYTES: Final = 256 << 10
 HANDSHAKE_TIMEOUT_S: Final = 10.0
 SILENCE_S: Final = 60.0  # twice this without a byte, and the connection is dead
+CHECK_S: Final = 5.0  # the same when the host's network has just changed
 MAX_UNSENT_BYTES: Final = 4 << 20
 MAX_REPLY_BYTES: Final = 1 << 20
 
@@ -106,6 +107,7 @@ class Connection:
         self._exchanges: dict[int, Exchange] = {}
         self._failure: TsnsError | None = None
         self._task: asyncio.Task[None] | None = None
+        self._times_heard = 0
 
     @classmethod
     async def open(cls, stream: Stream, leftover: bytes, noise: ClientStream, authority: str) -> Connection:
@@ -178,6 +180,17 @@ class Connection:
             raise failure from None
         return Reply(head.status, bytes(received), head.retry_after)
 
+    def check(self) -> None:
+        """The host's network has changed: without an answer within CHECK_S the connection did not survive it."""
+        if self._failure is None:
+            self._http.ping()
+            self._flush()
+            asyncio.get_running_loop().call_later(CHECK_S, self._judge, self._times_heard)
+
+    def _judge(self, times_heard: int) -> None:
+        if times_heard == self._times_heard:
+            self._fail(RetryableError("the connection to control did not survive a change of the network"))
+
     def consumed(self, chunk: Body) -> None:
         """An exchange's owner has taken this."""
         if self._failure is None:
@@ -211,6 +224,7 @@ class Connection:
         try:
             while True:
                 data = await self._hear()
+                self._times_heard += 1
                 if not data:
                     raise RetryableError("control closed the connection")
                 self._take(self._noise.receive(data))

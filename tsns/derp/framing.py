@@ -6,7 +6,7 @@ Source: derp/derp.go of Tailscale's module, protocol version 2. A frame is its t
     client                                            server
        | <- SERVER_KEY   magic, 32 key [, more later]    |
        | -> CLIENT_INFO  32 key, sealed JSON             |
-       | <- SERVER_INFO  sealed JSON                     |     "sealed" is what `derp.box` makes of it
+       | <- SERVER_INFO  sealed JSON                     |     "sealed" is what `sealed_box` makes of it
        | -> SEND_PACKET  32 destination, packet          |     allowed from CLIENT_INFO on
        | <- RECV_PACKET  32 source, packet               |
        | -> NOTE_PREFERRED  1 byte: whether this is home |

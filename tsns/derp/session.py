@@ -19,7 +19,6 @@ from typing import ClassVar, Final
 
 import msgspec
 
-from tsns.derp.box import SealedBox
 from tsns.derp.framing import (
     HEADER_BYTES,
     KEY_BYTES,
@@ -38,6 +37,7 @@ from tsns.derp.framing import (
 )
 from tsns.error import ProtocolError
 from tsns.keys import NodePrivate, NodePublic
+from tsns.sealed_box import SealedBox
 
 SILENCE_S: Final = 120.0  # two of the relay's keep-alives missed
 PONG_S: Final = 3.0  # how long the answer to our own ping may take

@@ -19,7 +19,6 @@ from typing import Final
 
 import msgspec
 
-from tsns.derp.box import SealedBox
 from tsns.derp.framing import (
     MAGIC,
     MAX_CLIENT_INFO_BYTES,
@@ -42,6 +41,7 @@ from tsns.lab.certificate import Certificate
 from tsns.lab.listener import Listener
 from tsns.lab.stun import StunServer
 from tsns.proto.types import DERPNode, DERPRegion
+from tsns.sealed_box import SealedBox
 
 MAX_QUEUED_FRAMES: Final = 32  # for a client that does not read
 MAX_HEARD_PEERS: Final = 10_000  # whose leaving a client is told of

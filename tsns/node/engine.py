@@ -10,7 +10,6 @@ us, and control has accepted that home.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import os
@@ -18,7 +17,7 @@ import secrets
 import socket
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final, NoReturn
 
@@ -43,15 +42,19 @@ from tsns.node.keeper_channel import KeeperChannel
 from tsns.node.localapi import Answer, Handler, LocalApi
 from tsns.node.login_api import LoginApi
 from tsns.node.netmap_cache import NetmapCache
-from tsns.node.peering import Peering, node_key
+from tsns.node.peering import Peering, name_of, node_key
 from tsns.node.pings import Pings
+from tsns.node.reachability import Reachability
 from tsns.node.status import named, status
+from tsns.paths.netcheck import Report
+from tsns.paths.peer_paths import PathChanged, Ponged, WantEndpoints
+from tsns.proto.addresses import Endpoint
 from tsns.proto.types import MapResponse, NetInfo
 from tsns.proxies import Proxies
 from tsns.state import Identity
 from tsns.wg.device import Device
-from tsns.wg.router import Pong, Router, StunReply
-from tsns.wg.socket import Event, TunPump
+from tsns.wg.router import Event, Pong, Router, StunReply
+from tsns.wg.socket import TunPump, boot_time
 
 ENGINE_UID_BASE: Final = 1_953_693_696  # plus the keeper's pid: engines cannot signal or trace one another
 LOGOUT_TIMEOUT_S: Final = 2.0  # all of the end is to take 3 s at most
@@ -92,15 +95,15 @@ class Engine:
         self._tls = tls
         # Until control has accepted a key of ours, this one speaks to nobody.
         node_private = identity.node_key or NodePrivate.generate(secrets.token_bytes(KEY_BYTES))
+        disco = DiscoPrivate.generate(secrets.token_bytes(KEY_BYTES))  # another one in each life
         self._filter = PacketFilter()
         self._device = Device(node_private, secrets.token_bytes, wall_clock=time.time)
-        self._router = Router(self._device, self._filter)
-        self._peering = Peering(self._device, self._router)
+        self._router = Router(self._device, self._filter, disco)
+        self._peering = Peering(self._device, self._router, boot_time)
         self._pings = Pings()
         self._resolver = Resolver()
         self._dns = DnsServer(self._resolver)
         self._pump: TunPump | None = None
-        self._udp = _udp_sockets(underlay)
         self._node_private = node_private
         self._derp = self._make_derp(node_private)
         self._control = ControlClient(
@@ -109,18 +112,20 @@ class Engine:
             underlay=underlay,
             tls=tls,
             hostinfo=hostinfo(config, identity),
-            disco=DiscoPrivate.generate(secrets.token_bytes(KEY_BYTES)).public,
+            disco=disco.public,
             events=self,
             cached=cached,
         )
-        self._home = HomeFinder(
+        self._reachability = Reachability(
             underlay=underlay,
-            tls=tls,
-            send_udp=self._send_udp,
-            on_home=self._on_home,
-            may_change=lambda: self._condition.connected,  # else peers could not be told of another home
-            heard_at=lambda region: self._derp.last_frame_at(region),  # noqa: PLW0108 (of the clients of that moment)
+            port=config.port,
+            paths=self._router.paths,
+            control=self._control,
+            make_home=self._make_home,
+            relays_changed=lambda: self._derp.network_changed(),  # noqa: PLW0108 (of the clients of that moment)
+            clock=boot_time,
         )
+        self._home = self._reachability.home
         logins = LoginApi(self._control, lambda: (self._state, self._condition.login_url), self._on_logged_out)
         handlers: dict[tuple[str, str], Handler] = {
             ("GET", "/tsns/v1/status"): self._on_status,
@@ -128,6 +133,19 @@ class Engine:
             **logins.handlers(),
         }
         self._api = LocalApi(api, frozenset({0, os.getuid(), config.owner_uid}), handlers)
+
+    def _make_home(
+        self, send_udp: Callable[[Endpoint, bytes], None], on_report: Callable[[Report], None]
+    ) -> HomeFinder:
+        return HomeFinder(
+            underlay=self._underlay,
+            tls=self._tls,
+            send_udp=send_udp,
+            on_home=self._on_home,
+            on_report=on_report,
+            may_change=lambda: self._condition.connected,  # else peers could not be told of another home
+            heard_at=lambda region: self._derp.last_frame_at(region),  # noqa: PLW0108 (of the clients of that moment)
+        )
 
     def _make_derp(self, key: NodePrivate) -> DerpClients:
         return DerpClients(
@@ -321,8 +339,10 @@ class Engine:
         if itself is None:
             return
         self._apply_rules(netmap, change)
-        for key in self._peering.apply(netmap, change, time.time()):
-            if self._pump is not None:
+        begun_anew = self._peering.apply(netmap, change, time.time())
+        if self._pump is not None:
+            self._pump.dispatch(())  # paths may have something to do
+            for key in begun_anew:
                 self._pump.greet(key)
         if change.derp_map:
             self._derp.set_map(netmap.derp_map)
@@ -391,13 +411,14 @@ class Engine:
         self._pump = TunPump(
             self._router,
             tun,
-            udp=self._udp,
+            udp=self._reachability.sockets,
             send_derp=self._send_derp,
             event=self._on_event,
             tun_lost=self._on_tun_lost,
         )
         self._pump.start()
-        self._spawn(self._home.run())
+        self._reachability.set_pump(self._pump)
+        self._spawn(self._reachability.run())
         sockets = [socket.socket(fileno=fd) for fd in dns]
         udp = [sock for sock in sockets if sock.type == socket.SOCK_DGRAM]
         tcp = [sock for sock in sockets if sock.type == socket.SOCK_STREAM]
@@ -457,7 +478,7 @@ class Engine:
     # --- questions
 
     async def _on_status(self, _: Answer, _uid: int) -> Answer:
-        answer = status(self._config.name, self._condition, self._netmap, self._device, self._derp.status())
+        answer = status(self._config.name, self._condition, self._netmap, self._router, self._derp.status())
         peers = answer["peers"]
         inside = await self._keeper.ask("inside")
         return {
@@ -476,28 +497,18 @@ class Engine:
 
     def _on_event(self, event: Event) -> None:
         match event:
-            case Pong():
-                self._pings.answered(event.token)
+            case Pong(token=token):
+                self._pings.answered(token, None)
+            case Ponged(token=token, path=path):
+                self._pings.answered(token, path)
             case StunReply():
                 self._home.stun_reply(event.data, event.address)
+            case WantEndpoints():
+                self._home.request()
+            case PathChanged():
+                log.info("%s: %s", name_of(self._netmap, event.peer), event.change)
             case _:
                 log.debug("%s", event)
-
-    def _send_udp(self, address: tuple[str, int], data: bytes) -> None:
-        if self._pump is not None:
-            self._pump.send_udp(address, [data])
-
-
-def _udp_sockets(underlay: Underlay) -> list[socket.socket]:
-    """One for each family that the host has, on one port if that is free for both."""
-    sockets: list[socket.socket] = []
-    for family in (socket.AF_INET, socket.AF_INET6):
-        port = sockets[0].getsockname()[1] if sockets else 0
-        for wanted in dict.fromkeys((port, 0)):
-            with contextlib.suppress(OSError):
-                sockets.append(underlay.udp_socket(family, wanted))
-                break
-    return sockets
 
 
 def run(

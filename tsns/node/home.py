@@ -23,7 +23,7 @@ from tsns.error import RetryableError
 from tsns.netns.underlay import Underlay
 from tsns.paths.netcheck import REPORT_S, Done, MeasureHttps, Netcheck, Output, Report, SendStun, eligible
 from tsns.paths.preference import Preference
-from tsns.paths.stun import Address
+from tsns.proto.addresses import Endpoint
 from tsns.proto.types import DEFAULT_STUN_PORT, DERPMap, DERPNode, DERPRegion, NetInfo
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class HomeFinder:
 
     `send_udp(address, data)` sends from the node's UDP socket (an OSError says that there is no way to that address), and the answers
     come in by `stun_reply`. `on_home(region, net_info)` is called when the home, or something else that control should know, has changed;
-    a mere change of latency is not told, for each update is broadcast to every peer.
+    a mere change of latency is not told, for each update is broadcast to every peer. `on_report(report)` is called before that, with each.
     `heard_at(region)` says when a standing DERP connection last brought something, `may_change()` whether peers could be told of another
     home now.
     """
@@ -52,8 +52,9 @@ class HomeFinder:
         *,
         underlay: Underlay,
         tls: ssl.SSLContext,
-        send_udp: Callable[[Address, bytes], None],
+        send_udp: Callable[[Endpoint, bytes], None],
         on_home: Callable[[int | None, NetInfo], None],
+        on_report: Callable[[Report], None] = lambda _report: None,
         heard_at: Callable[[int], float | None] = lambda _region: None,
         may_change: Callable[[], bool] = lambda: True,
     ) -> None:
@@ -63,6 +64,7 @@ class HomeFinder:
         self._tls = tls
         self._send_udp = send_udp
         self._on_home = on_home
+        self._on_report = on_report
         self._heard_at = heard_at
         self._may_change = may_change
         self._netcheck = Netcheck(os.urandom)
@@ -120,7 +122,7 @@ class HomeFinder:
         self._resolved.clear()
         self._requested.set()
 
-    def stun_reply(self, data: bytes, address: Address) -> None:  # noqa: ARG002 - the transaction says whose answer it is
+    def stun_reply(self, data: bytes, address: Endpoint) -> None:  # noqa: ARG002 - the transaction says whose answer it is
         """Take a datagram that looks like STUN's."""
         self._act(self._netcheck.receive(data, time.monotonic()))
 
@@ -209,6 +211,7 @@ class HomeFinder:
         scores = (parameters.region_score if parameters else None) or {}
         self._preference.note(report, eligible(self._map), scores, self._heard_at, may_change=self._may_change())
         self.report = report
+        self._on_report(report)
         if self.home != before:
             log.info("home DERP region: %s, before: %s", self.home, before)
         old = self.net_info
@@ -234,7 +237,7 @@ class HomeFinder:
 
     # --- addresses -------------------------------------------------------------------------------------------------
 
-    async def _stun_addresses(self, regions: dict[int, DERPRegion]) -> dict[int, list[Address]]:
+    async def _stun_addresses(self, regions: dict[int, DERPRegion]) -> dict[int, list[Endpoint]]:
         """Where to ask each region: an address of each family for each of its nodes that speaks STUN, in their order."""
         if self._has_v6 is None:
             self._has_v6 = self._can_reach("::1")
@@ -244,7 +247,7 @@ class HomeFinder:
         everyone = [node for of_region in nodes.values() for node in of_region]
         found = dict(zip(map(id, everyone), await asyncio.gather(*map(self._addresses, everyone)), strict=True))
         v6_works: bool | None = None
-        asked: dict[int, list[Address]] = {number: [] for number in regions}
+        asked: dict[int, list[Endpoint]] = {number: [] for number in regions}
         for number, of_region in nodes.items():
             for node in of_region:
                 for host in _one_of_each_family(found[id(node)]):

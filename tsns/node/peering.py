@@ -7,6 +7,7 @@ them, and nothing for a peer that cannot or must not be talked to.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -14,10 +15,10 @@ import msgspec
 from tsns.control.netmap import NetMap, NetMapChange
 from tsns.control.nodes import prefixes
 from tsns.keys import DiscoPublic, NodePublic
+from tsns.paths.peer_paths import Reach
 from tsns.proto.addresses import Prefix, pack
 from tsns.proto.types import Node
 from tsns.wg.device import Device
-from tsns.wg.endpoints import DerpPath
 from tsns.wg.router import Router
 
 EXPIRY_CHECK_MAX_S: Final = 60.0
@@ -27,11 +28,12 @@ log = logging.getLogger(__name__)
 
 
 class Peering:
-    """Keeps device and router as the netmap has them; the sessions of peers that did not change are left alone."""
+    """Keeps device and router as the netmap has them; the sessions of peers that did not change are left alone. `clock` is the router's."""
 
-    def __init__(self, device: Device, router: Router) -> None:
+    def __init__(self, device: Device, router: Router, clock: Callable[[], float]) -> None:
         self._device = device
         self._router = router
+        self._clock = clock
         self._suspended = False
         self._expired: set[NodePublic] = set()
         self._jailed: set[NodePublic] = set()  # they may not open connections to us
@@ -100,14 +102,14 @@ class Peering:
             self._remove(node)
         else:
             self._device.set_peer(key, allowed)
-            self._router.set_path(key, DerpPath(node.home_derp) if node.home_derp else None)
+            self._router.paths.set_peer(key, reach(node), self._clock())
             (self._jailed.add if node.is_jailed else self._jailed.discard)(key)
         (self._expired.add if expired else self._expired.discard)(key)
 
     def _remove(self, node: Node) -> None:
         key = node_key(node)
         if key is not None:
-            self._router.set_path(key, None)
+            self._router.paths.remove_peer(key)
             self._device.remove_peer(key)
             self._jailed.discard(key)
             self._expired.discard(key)
@@ -128,6 +130,13 @@ def allowed_prefixes(node: Node) -> list[Prefix]:
     own = set(node.addresses or ())
     wanted = own if node.allowed_ips is None else [text for text in node.allowed_ips if text in own]
     return list(prefixes(wanted))
+
+
+def name_of(netmap: NetMap | None, key: NodePublic) -> str:
+    """A peer as a person knows it: its short name, or of a peer that is gone its key."""
+    text = str(key)
+    names = (node.name or "" for node in netmap.peers.values() if node.key == text) if netmap else iter(())
+    return next(names, "").partition(".")[0] or key.short
 
 
 def own_addresses(node: Node) -> list[str]:
@@ -162,9 +171,17 @@ def _concerns_packets(old: Node, new: Node) -> bool:
 
 def _reachable(node: Node) -> bool:
     """A node with neither a relay nor a key to find paths by, and which is no plain WireGuard peer, cannot be reached at all."""
-    if node.home_derp or node.is_wireguard_only:
-        return True
+    return bool(node.home_derp or node.is_wireguard_only) or disco_key(node) is not None
+
+
+def disco_key(node: Node) -> DiscoPublic | None:
+    """The node's key for path discovery; None where it has none that can be read."""
     try:
-        return DiscoPublic.parse_optional(node.disco_key) is not None
+        return DiscoPublic.parse_optional(node.disco_key)
     except ValueError:
-        return False
+        return None
+
+
+def reach(node: Node) -> Reach:
+    """Where a peer may be, as the netmap says."""
+    return Reach(disco_key(node), node.endpoints or (), node.home_derp or None, plain=bool(node.is_wireguard_only))

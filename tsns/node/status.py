@@ -11,21 +11,29 @@ from tsns.derp.client import RegionStatus
 from tsns.keys import NodePublic
 from tsns.node.condition import Condition
 from tsns.node.peering import node_key, own_addresses
+from tsns.paths.peer_path import Kind
+from tsns.paths.peer_paths import PathStatus
+from tsns.proto.addresses import endpoint_text
 from tsns.proto.types import Node, decode_hostinfo, parse_time
+from tsns.wg.endpoints import DerpPath, UdpPath
 from tsns.wg.peer import PeerStatistics
+from tsns.wg.socket import boot_time
 
 SCHEMA: Final = 1
 
 
-class Statistics(Protocol):
-    """Where the numbers of a peer come from."""
+class Traffic(Protocol):
+    """Where the numbers and the paths of a peer come from."""
 
     def statistics(self, peer: NodePublic) -> PeerStatistics:
         """What this peer has sent and received."""
 
+    def path_status(self, peer: NodePublic) -> PathStatus:
+        """How packets to it go."""
+
 
 def status(
-    name: str, condition: Condition, netmap: NetMap | None, device: Statistics, relays: Iterable[RegionStatus]
+    name: str, condition: Condition, netmap: NetMap | None, traffic: Traffic, relays: Iterable[RegionStatus]
 ) -> dict[str, Any]:
     """The whole answer of GET /tsns/v1/status."""
     health = list(condition.warnings.values())
@@ -47,7 +55,7 @@ def status(
     answer["self"] = _self(netmap.self_node)
     answer["tailnet"] = netmap.domain or ""
     wall_now = time.time()
-    answer["peers"] = [_peer(netmap, node, device, wall_now) for node in _sorted(netmap.peers)]
+    answer["peers"] = [_peer(netmap, node, traffic, wall_now) for node in _sorted(netmap.peers)]
     return answer
 
 
@@ -75,9 +83,10 @@ def _self(node: Node) -> dict[str, Any]:
     }
 
 
-def _peer(netmap: NetMap, node: Node, device: Statistics, wall_now: float) -> dict[str, Any]:
+def _peer(netmap: NetMap, node: Node, traffic: Traffic, wall_now: float) -> dict[str, Any]:
     key = node_key(node)
-    numbers = device.statistics(key) if key else PeerStatistics(0, 0, None)
+    numbers = traffic.statistics(key) if key else PeerStatistics(0, 0, None)
+    found = traffic.path_status(key) if key else PathStatus(Kind.NONE)
     user = netmap.user_profiles.get(node.user or 0)
     return {
         **named(node),
@@ -85,7 +94,8 @@ def _peer(netmap: NetMap, node: Node, device: Statistics, wall_now: float) -> di
         "os": decode_hostinfo(node).os or "",
         "online": node.online,
         "expired": netmap.expired(node, wall_now),
-        "path": path(netmap, node.home_derp),
+        "path": path_of(netmap, found),
+        "path_changes": _changes(found),
         "rx_bytes": numbers.rx_bytes,
         "tx_bytes": numbers.tx_bytes,
         "last_handshake": numbers.last_handshake,
@@ -93,11 +103,36 @@ def _peer(netmap: NetMap, node: Node, device: Statistics, wall_now: float) -> di
     }
 
 
-def path(netmap: NetMap | None, region: int | None) -> dict[str, Any]:
-    """How packets to a peer go."""
-    if not region:
-        return {"kind": "none", "address": "", "region": ""}
-    return {"kind": "derp", "address": "", "region": _region_name(netmap, region)}
+def path_of(netmap: NetMap | None, found: PathStatus) -> dict[str, Any]:
+    """How packets to a peer go. A direct path in doubt is none yet, or no more: the relay carries everything, too."""
+    if found.endpoint is not None and (found.kind is Kind.DIRECT or not found.relay):
+        return {**way(netmap, UdpPath(found.endpoint)), "latency": found.latency_s}
+    return way(netmap, DerpPath(found.relay) if found.relay else None)
+
+
+def way(netmap: NetMap | None, found: UdpPath | DerpPath | None) -> dict[str, Any]:
+    """One way to a peer."""
+    match found:
+        case UdpPath(endpoint):
+            return {"kind": "direct", "address": endpoint_text(endpoint), "region": ""}
+        case DerpPath(region):
+            return {"kind": "derp", "address": "", "region": _region_name(netmap, region)}
+        case None:
+            return {"kind": "none", "address": "", "region": ""}
+
+
+def _changes(found: PathStatus) -> list[dict[str, Any]]:
+    """The last changes of a path, with Unix times."""
+    offset = time.time() - boot_time()
+    return [
+        {
+            "at": change.at + offset,
+            "kind": str(change.kind),
+            "address": endpoint_text(change.endpoint) if change.endpoint else "",
+            "reason": change.reason,
+        }
+        for change in found.changes
+    ]
 
 
 def _region_name(netmap: NetMap | None, region: int | None) -> str:

@@ -31,8 +31,8 @@ import dns.rdata
 import zstandard
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from tsns.derp.box import SealedBox
 from tsns.keys import KEY_BYTES, LockPrivate, NodePrivate
+from tsns.sealed_box import SealedBox
 from tsns.state import Identity
 
 LATE: Final = "imported after the fork: %s"

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tsns.paths import stun
-from tsns.paths.stun import Address
+from tsns.proto.addresses import Endpoint
 from tsns.proto.types import DERPMap, DERPRegion
 
 REPORT_S: Final = 5.0
@@ -41,7 +41,7 @@ class SendStun:
     """Send this datagram from the node's UDP socket."""
 
     region: int
-    address: Address
+    address: Endpoint
     data: bytes
 
 
@@ -61,8 +61,8 @@ class Report:
     v4: Mapping[int, float] = field(default_factory=dict)
     v6: Mapping[int, float] = field(default_factory=dict)
     https: Mapping[int, float] = field(default_factory=dict)
-    global_v4: Address | None = None
-    global_v6: Address | None = None
+    global_v4: Endpoint | None = None
+    global_v6: Endpoint | None = None
     mapping_varies_by_dest_ip: bool | None = None  # None: fewer than two servers answered
 
     @property
@@ -93,14 +93,14 @@ class _Try:
     at: float
     region: int
     v6: bool
-    address: Address
+    address: Endpoint
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
     at: float
     region: int
-    address: Address
+    address: Endpoint
 
 
 def eligible(derp_map: DERPMap) -> dict[int, DERPRegion]:
@@ -133,7 +133,7 @@ class Netcheck:
         self._full_at = None
         self._last.clear()
 
-    def start(self, regions: Mapping[int, Sequence[Address]], home: int | None, now: float) -> list[Output]:
+    def start(self, regions: Mapping[int, Sequence[Endpoint]], home: int | None, now: float) -> list[Output]:
         """Begin a report on these regions, with the addresses at which their STUN servers are to be asked (none: by HTTPS)."""
         self._last = {region: last for region, last in self._last.items() if now - last[0] <= REMEMBERED_S}
         known = [region for region in self._last if region in regions]
@@ -154,8 +154,8 @@ class Netcheck:
         self._https: dict[int, float] = {}
         self._https_open: set[int] = set()
         self._https_begun: set[int] = set()
-        self._mapped: dict[Address, Address] = {}  # by IPv4 server: how it sees us
-        self._global_v6: Address | None = None
+        self._mapped: dict[Endpoint, Endpoint] = {}  # by IPv4 server: how it sees us
+        self._global_v6: Endpoint | None = None
         self._wait_until: float | None = None  # for the regions that have not answered yet
         self._tries = sorted(self._plan(home, fastest, now), key=lambda one: one.at)
         out: list[Output] = []
@@ -178,7 +178,7 @@ class Netcheck:
         self._note_enough(latency, now)
         return self.tick(now)
 
-    def unreachable(self, address: Address, now: float) -> list[Output]:
+    def unreachable(self, address: Endpoint, now: float) -> list[Output]:
         """No datagram can be sent to this address now."""
         if not self._running:
             return []

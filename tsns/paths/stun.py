@@ -12,9 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from tsns.proto.addresses import pack, unpack
-
-Address = tuple[str, int]
+from tsns.proto.addresses import Endpoint, pack, unmapped, unpack
 
 TXID_BYTES: Final = 12
 SOFTWARE: Final = b"tailnode"
@@ -33,7 +31,6 @@ _SOFTWARE: Final = 0x8022
 _FINGERPRINT: Final = 0x8028
 _FINGERPRINT_XOR: Final = 0x5354554E
 _FAMILY_BYTES: Final = {1: 4, 2: 16}
-_V4_IN_V6: Final = bytes(10) + b"\xff\xff"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +38,7 @@ class Response:
     """An answer: which request it belongs to, and the address that the server saw."""
 
     txid: bytes
-    address: Address
+    address: Endpoint
 
 
 def request(txid: bytes) -> bytes:
@@ -64,9 +61,9 @@ def parse_request(data: bytes) -> bytes | None:
     return txid if found[-1] == (_FINGERPRINT, _fingerprint(data[: end - 8])) else None
 
 
-def response(txid: bytes, address: Address) -> bytes:
+def response(txid: bytes, address: Endpoint) -> bytes:
     """The answer to a request that came from this address."""
-    packed, port = _unmapped(pack(address[0])), address[1]
+    packed, port = unmapped(pack(address[0])), address[1]
     family = 1 if len(packed) == 4 else 2
     value = struct.pack(">BBH", 0, family, port ^ (_COOKIE >> 16)) + _xor(packed, _COOKIE_BYTES + txid)
     attribute = _ATTRIBUTE.pack(_XOR_MAPPED_ADDRESS, len(value)) + value
@@ -114,16 +111,12 @@ def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
         start += -(-length // 4) * 4  # values are padded
 
 
-def _address(value: bytes, port_mask: int, mask: bytes) -> Address | None:
+def _address(value: bytes, port_mask: int, mask: bytes) -> Endpoint | None:
     size = _FAMILY_BYTES.get(value[1]) if len(value) >= 4 else None
     if size is None or len(value) < 4 + size:
         return None
     port = int.from_bytes(value[2:4], "big") ^ port_mask
-    return unpack(_unmapped(_xor(value[4 : 4 + size], mask))), port
-
-
-def _unmapped(packed: bytes) -> bytes:
-    return packed[12:] if len(packed) == 16 and packed.startswith(_V4_IN_V6) else packed
+    return unpack(unmapped(_xor(value[4 : 4 + size], mask))), port
 
 
 def _xor(data: bytes, mask: bytes) -> bytes:

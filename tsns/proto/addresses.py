@@ -10,10 +10,14 @@ import socket
 from dataclasses import dataclass
 from typing import Final
 
+Endpoint = tuple[str, int]  # a numeric address and a UDP port
+
 CGNAT_TEXT: Final = "100.64.0.0/10"
 ULA_TEXT: Final = "fd7a:115c:a1e0::/48"
 SERVICE_V4_TEXT: Final = "100.100.100.100"
 SERVICE_V6_TEXT: Final = "fd7a:115c:a1e0::53"
+V4_IN_V6: Final = bytes(10) + b"\xff\xff"
+ENDPOINT_BYTES: Final = 18
 
 
 def pack(text: str) -> bytes:
@@ -27,6 +31,40 @@ def pack(text: str) -> bytes:
 def unpack(packed: bytes) -> str:
     """A packed address as text."""
     return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
+
+
+def unmapped(packed: bytes) -> bytes:
+    """A packed address, as IPv4 where it is IPv4 in the clothes of IPv6 (::ffff:a.b.c.d)."""
+    return packed[12:] if len(packed) == 16 and packed.startswith(V4_IN_V6) else packed
+
+
+def pack_endpoint(endpoint: Endpoint) -> bytes:
+    """16 bytes of address, IPv4 mapped into IPv6, and 2 of port; ValueError where the address is none."""
+    packed = pack(endpoint[0].partition("%")[0])
+    return (V4_IN_V6 + packed if len(packed) == 4 else packed) + endpoint[1].to_bytes(2, "big")
+
+
+def unpack_endpoint(packed: bytes) -> Endpoint:
+    """Read these 18 bytes."""
+    return unpack(unmapped(packed[:16])), int.from_bytes(packed[16:18], "big")
+
+
+def parse_endpoint(text: str) -> Endpoint:
+    """Read `address:port` or `[address]:port`; ValueError where it is neither."""
+    host, _, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]") and ":" in host:
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"{text!r} is not an endpoint")
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 0xFFFF):
+        raise ValueError(f"{text!r} is not an endpoint")
+    return unpack(unmapped(pack(host))), int(port)
+
+
+def endpoint_text(endpoint: Endpoint) -> str:
+    """`address:port`, an IPv6 address in brackets."""
+    host, port = endpoint
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -290,6 +290,15 @@ def echo_reply(source: bytes, destination: bytes, identifier: int, sequence: int
     return _echo(kind, source, destination, _ECHO_REST.pack(identifier & 0xFFFF, sequence & 0xFFFF) + payload)
 
 
+def echo_reply_payload(data: bytes, identifier: int) -> bytes | None:
+    """What an answer to an `echo_request` of this identifier carries back; None for every other packet."""
+    packet = parse(data)
+    if packet is None or packet.is_later_fragment or packet.icmp_type not in {_Echo.REPLY_V4, _Echo.REPLY_V6}:
+        return None
+    rest = data[packet.header_bytes + 4 : packet.length]
+    return rest[_ECHO_REST.size :] if rest[:2] == identifier.to_bytes(2, "big") else None
+
+
 def _echo(kind: int, source: bytes, destination: bytes, rest: bytes) -> bytes:
     blank = bytes((kind, 0, 0, 0)) + rest
     if len(source) == 4:

@@ -13,20 +13,19 @@ caller's.
 
 from __future__ import annotations
 
-import heapq
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from math import inf
 from typing import Final
 
+from tsns.agenda import Agenda
 from tsns.keys import NodePrivate, NodePublic
 from tsns.proto.addresses import Prefix
 from tsns.proto.packets import destination, source, trimmed
 from tsns.wg.admission import Admission
 from tsns.wg.allowed_ips import AllowedIPs
 from tsns.wg.counters import Counters, Drop
-from tsns.wg.endpoints import DerpSource, Source
+from tsns.wg.endpoints import DerpSource, Source, UdpSource
 from tsns.wg.handshake import NO_PRESHARED_KEY, OwnKey, PeerKey, open_initiation
 from tsns.wg.indices import IndexTable
 from tsns.wg.messages import (
@@ -81,7 +80,15 @@ class SessionUp:
     peer: NodePublic
 
 
-Output = Transmit | Reply | Deliver | SessionUp
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """Something authentic of this peer's came by UDP from there."""
+
+    peer: NodePublic
+    source: UdpSource
+
+
+Output = Transmit | Reply | Deliver | SessionUp | Heard
 
 _NOTHING: Final = PeerStatistics(0, 0, None)
 
@@ -112,8 +119,7 @@ class Device:
         self._peers: dict[NodePublic, Peer] = {}
         self._allowed: AllowedIPs[Peer] = AllowedIPs()
         self._last_stamp_removed = 0  # the greatest time stamp sent to peers that were removed: they may come back
-        self._agenda: list[tuple[float, int, Tunnel]] = []  # a heap; an entry counts if its tunnel is still due then
-        self._agenda_entries = 0
+        self._agenda: Agenda[Tunnel] = Agenda()
 
     # --- configuration ---------------------------------------------------------------------------------------------
 
@@ -232,7 +238,7 @@ class Device:
                 session = sessions.get(datagram[4:8])
                 if session is not run_session:
                     if run_session is not None:
-                        self._receive_transport(run_session, run, now, out)
+                        self._receive_transport(run_session, run, source, now, out)
                         run = []
                     run_session = session
                 if session is None:
@@ -241,17 +247,19 @@ class Device:
                     run.append(datagram)
                 continue
             if run_session is not None:
-                self._receive_transport(run_session, run, now, out)
+                self._receive_transport(run_session, run, source, now, out)
                 run, run_session = [], None
             self._receive_handshake(datagram, source, now, out)
         if run_session is not None:
-            self._receive_transport(run_session, run, now, out)
+            self._receive_transport(run_session, run, source, now, out)
         return out
 
-    def _receive_transport(self, session: Session, messages: Sequence[bytes], now: float, out: list[Output]) -> None:
+    def _receive_transport(
+        self, session: Session, messages: Sequence[bytes], source: Source, now: float, out: list[Output]
+    ) -> None:
         tunnel, effects = session.tunnel, Effects()
         packets = tunnel.receive(session, messages, now, effects)
-        self._finish(tunnel, effects, out)
+        self._finish(tunnel, effects, out, source)
         if packets:
             peer = tunnel.peer
             accepted = self._checked(peer, packets)
@@ -283,12 +291,12 @@ class Device:
             if isinstance(source, DerpSource) and source.peer not in self._peers:
                 self.counters.add(Drop.UNKNOWN_SENDER)  # a relay may lie, but hardly in a stranger's favour
             elif self._admits(datagram, source, now, out):
-                self._receive_initiation(datagram, now, out)
+                self._receive_initiation(datagram, source, now, out)
         elif head == RESPONSE_HEAD and size == RESPONSE_BYTES:
             if datagram[8:12] not in self.indices.pending:
                 self.counters.add(Drop.UNKNOWN_INDEX)
             elif self._admits(datagram, source, now, out):
-                self._receive_response(datagram, now, out)
+                self._receive_response(datagram, source, now, out)
         elif head == COOKIE_REPLY_HEAD and size == COOKIE_REPLY_BYTES:
             self._receive_cookie(datagram, now)
         else:
@@ -306,7 +314,7 @@ class Device:
             out.append(Reply(source, verdict))
         return False
 
-    def _receive_initiation(self, message: bytes, now: float, out: list[Output]) -> None:
+    def _receive_initiation(self, message: bytes, source: Source, now: float, out: list[Output]) -> None:
         incoming = open_initiation(self.own, message[:-MACS_BYTES])
         if incoming is None:
             self.counters.add(Drop.BAD_HANDSHAKE)
@@ -327,13 +335,13 @@ class Device:
                 peer.tunnel = Tunnel(peer, self, key, now)
             effects = Effects()
             peer.tunnel.receive_initiation(incoming, timestamp, now, effects)
-            self._finish(peer.tunnel, effects, out)
+            self._finish(peer.tunnel, effects, out, source)
 
-    def _receive_response(self, message: bytes, now: float, out: list[Output]) -> None:
+    def _receive_response(self, message: bytes, source: Source, now: float, out: list[Output]) -> None:
         tunnel, pending = self.indices.pending[message[8:12]]
         effects = Effects()
         tunnel.receive_response(pending, message, now, effects)
-        self._finish(tunnel, effects, out)
+        self._finish(tunnel, effects, out, source)
 
     def _receive_cookie(self, message: bytes, now: float) -> None:
         index = message[4:8]
@@ -350,14 +358,8 @@ class Device:
 
     def tick(self, now: float) -> list[Output]:
         """Let time pass."""
-        due: list[Tunnel] = []
-        while self._agenda and self._agenda[0][0] <= now:
-            at, _, tunnel = heapq.heappop(self._agenda)
-            if tunnel.scheduled_at == at:
-                tunnel.scheduled_at = inf
-                due.append(tunnel)
         out: list[Output] = []
-        for tunnel in due:
+        for tunnel in self._agenda.due(now):
             effects = Effects()
             if not tunnel.tick(now, effects):
                 tunnel.peer.tunnel = None
@@ -366,22 +368,7 @@ class Device:
 
     def deadline(self) -> float | None:
         """When `tick` is due at the latest; None when nothing is. It may be early, and never is late."""
-        agenda = self._agenda
-        while agenda and agenda[0][2].scheduled_at != agenda[0][0]:
-            heapq.heappop(agenda)
-        return agenda[0][0] if agenda else None
-
-    def _schedule(self, tunnel: Tunnel) -> None:
-        """See to it that the tunnel is called in time.
-
-        Timers that move away, as most do with every packet, cost nothing: the old entry wakes the tunnel too early and
-        is put right then.
-        """
-        at = tunnel.deadline()
-        if at < tunnel.scheduled_at:
-            tunnel.scheduled_at = at
-            self._agenda_entries += 1
-            heapq.heappush(self._agenda, (at, self._agenda_entries, tunnel))
+        return self._agenda.deadline()
 
     # --- peers in use ----------------------------------------------------------------------------------------------
 
@@ -409,13 +396,15 @@ class Device:
     def _end(self, peer: Peer) -> None:
         if peer.tunnel is not None:
             peer.tunnel.erase()
-            peer.tunnel.scheduled_at = inf
+            self._agenda.drop(peer.tunnel)
             peer.tunnel = None
 
-    def _finish(self, tunnel: Tunnel, effects: Effects, out: list[Output]) -> None:
+    def _finish(self, tunnel: Tunnel, effects: Effects, out: list[Output], source: Source | None = None) -> None:
+        if effects.heard and isinstance(source, UdpSource):
+            out.append(Heard(tunnel.peer.key, source))
         if effects.session_up:
             out.append(SessionUp(tunnel.peer.key))
         if effects.datagrams:
             out.append(Transmit(tunnel.peer.key, effects.datagrams))
         if tunnel.peer.tunnel is tunnel:
-            self._schedule(tunnel)
+            self._agenda.schedule(tunnel, tunnel.deadline())

@@ -1,4 +1,4 @@
-"""Where WireGuard messages go to and where they came from (ring 0).
+"""Where WireGuard and disco messages go to and where they came from (ring 0).
 
 A path is where a peer is sent to now. A source is where a message came from: it bounds and cookies what strangers may
 ask of us, and a cookie reply goes back there; nothing else does, for with relays in play the place a packet came from
@@ -7,11 +7,13 @@ proves nothing.
 
 from __future__ import annotations
 
+import functools
 import socket
 from dataclasses import dataclass
 from typing import Final
 
 from tsns.keys import NodePublic
+from tsns.proto.addresses import Endpoint
 
 IPV6_SITE_BYTES: Final = 8  # one customer has a /64: its addresses share one limit
 
@@ -20,7 +22,7 @@ IPV6_SITE_BYTES: Final = 8  # one customer has a /64: its addresses share one li
 class UdpPath:
     """Straight to this numeric address and port."""
 
-    address: tuple[str, int]
+    address: Endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +32,28 @@ class DerpPath:
     region: int
 
 
-Path = UdpPath | DerpPath
+@dataclass(frozen=True, slots=True)
+class BothPaths:
+    """Each message both ways, while it is in doubt whether the direct one leads anywhere. The receiver drops what it has already."""
+
+    direct: UdpPath
+    relay: DerpPath
+
+
+Path = UdpPath | DerpPath | BothPaths
+
+
+@functools.lru_cache(maxsize=1024)
+def derp_path(region: int) -> DerpPath:
+    """The path through a region: thousands of peers share the same few."""
+    return DerpPath(region)
 
 
 @dataclass(frozen=True, slots=True)
 class UdpSource:
     """A datagram from this numeric address and port."""
 
-    address: tuple[str, int]
+    address: Endpoint
 
     @property
     def identity(self) -> bytes:
@@ -76,3 +92,20 @@ class DerpSource:
 
 
 Source = UdpSource | DerpSource
+
+
+@dataclass(frozen=True, slots=True)
+class SendUdp:
+    """Send these datagrams to this numeric address and port."""
+
+    address: Endpoint
+    datagrams: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class SendDerp:
+    """Give these to the relay of this region for the peer, a frame each."""
+
+    region: int
+    peer: NodePublic
+    datagrams: list[bytes]

@@ -2,10 +2,10 @@
 
 Source: magicsock's and tstun's order of things in Tailscale's module.
 
-    TUN -> packet filter -> Device by destination -> the peer's path -> UDP datagrams or DERP frames
+    TUN -> packet filter -> Device by destination -> the peer's path -> UDP datagrams or DERP frames, or both
 
-    UDP --> STUN            -> StunReply                                  DERP --> disco -> dropped
-        |-> disco           -> dropped                                         `-> WireGuard
+    UDP --> STUN            -> StunReply                                  DERP --> disco -> PeerPaths
+        |-> disco           -> PeerPaths                                       `-> WireGuard
         `-> WireGuard --> Device: authentic, inner source allowed --> packet filter --> TUN
                                                                         |           `-> TSMP: answered here
                                                                         `-> refused TCP SYN on IPv4: a reject goes back
@@ -20,13 +20,18 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from tsns.keys import NodePublic
+from tsns.disco.messages import MAGIC as DISCO_MAGIC
+from tsns.disco.messages import Sealer
+from tsns.keys import DiscoPrivate, DiscoPublic, NodePublic
+from tsns.paths.peer_paths import PathChanged, PathStatus, PeerPaths, Ponged, WantEndpoints
 from tsns.proto.packets import (
     RejectReason,
     TsmpDiscoKey,
     TsmpPing,
     TsmpPong,
     TsmpReject,
+    echo_reply_payload,
+    echo_request,
     is_tsmp,
     parse,
     parse_tsmp,
@@ -37,15 +42,16 @@ from tsns.proto.packets import (
 from tsns.wg import device as wg
 from tsns.wg.counters import Counters
 from tsns.wg.device import Device, SessionUp
-from tsns.wg.endpoints import DerpPath, DerpSource, Path, Source, UdpPath, UdpSource
+from tsns.wg.endpoints import BothPaths, DerpPath, DerpSource, Path, SendDerp, SendUdp, Source, UdpPath, UdpSource
+from tsns.wg.peer import PeerStatistics
 
-DISCO_MAGIC: Final = bytes.fromhex("5453f09f92ac")
 STUN_COOKIE: Final = bytes.fromhex("2112a442")
 STUN_HEADER_BYTES: Final = 20
+ECHO_IDENTIFIER: Final = 0x7473  # of ICMP pings of our own; the token in them tells them from the host's
+MAX_ECHOES: Final = 64  # that wait for their replies
 
 KEEPALIVE: Final = b""  # the packet that is none
 NO_PATH: Final = "no path to the peer"
-DISCO: Final = "disco message"
 TSMP_UNKNOWN: Final = "TSMP message of no use to us"
 FILTERED_IN: Final = "refused from the tunnel: "
 FILTERED_OUT: Final = "refused from the host: "
@@ -68,23 +74,6 @@ class PacketFilter(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class SendDerp:
-    """Give these to the relay of this region for the peer, a frame each."""
-
-    region: int
-    peer: NodePublic
-    datagrams: list[bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class SendUdp:
-    """Send these datagrams to this numeric address and port."""
-
-    address: tuple[str, int]
-    datagrams: list[bytes]
-
-
-@dataclass(frozen=True, slots=True)
 class WriteTun:
     """Write these IP packets to the TUN."""
 
@@ -101,7 +90,7 @@ class StunReply:
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """The peer has answered a TSMP ping; `token` are the 8 bytes of the ping."""
+    """The peer has answered a ping through the tunnel; `token` are the 8 bytes of the ping."""
 
     peer: NodePublic
     token: bytes
@@ -115,22 +104,42 @@ class Rejected:
     reject: TsmpReject
 
 
-Output = SendDerp | SendUdp | WriteTun | StunReply | Pong | Rejected | SessionUp
+Event = SessionUp | StunReply | Pong | Rejected | PathChanged | Ponged | WantEndpoints
+Output = SendDerp | SendUdp | WriteTun | Event
 
 
 class Router:
-    """Routes between one TUN and one device's peers. `counters` are the device's own: all drops in one place."""
+    """Routes between one TUN and one device's peers. `disco` is the key by which peers look for paths to us.
 
-    def __init__(self, device: Device, packet_filter: PacketFilter) -> None:
+    `counters` are the device's own: all drops in one place. `paths` is to be told who the peers are, and where we may be reached.
+    """
+
+    def __init__(self, device: Device, packet_filter: PacketFilter, disco: DiscoPrivate) -> None:
         self.device = device
+        self.paths = PeerPaths(
+            Sealer(disco, device.random),
+            device.random,
+            own=lambda: NodePublic(device.own.public),
+            set_path=self.set_path,
+            counters=device.counters,
+        )
         self._filter = packet_filter
         self._paths: dict[NodePublic, Path] = {}
         self._jailed: frozenset[NodePublic] = frozenset()
+        self._echoes: dict[bytes, float] = {}  # ICMP pings of ours by their tokens: when they were sent
 
     @property
     def counters(self) -> Counters:
         """What became of packets that went no further."""
         return self.device.counters
+
+    def statistics(self, peer: NodePublic) -> PeerStatistics:
+        """What was exchanged with this peer."""
+        return self.device.statistics(peer)
+
+    def path_status(self, peer: NodePublic) -> PathStatus:
+        """How packets to this peer go."""
+        return self.paths.status(peer)
 
     # --- configuration ---------------------------------------------------------------------------------------------
 
@@ -166,10 +175,24 @@ class Router:
             self._route(self.device.send(passed, now), now, out)
         return out
 
+    def ask(self, peer: NodePublic, token: bytes, now: float) -> list[Output]:
+        """Send disco pings by all ways there may be; see `PeerPaths.ping`."""
+        return [*self.paths.ping(peer, token, now)]
+
     def ping(self, peer: NodePublic, source: bytes, destination: bytes, token: bytes, now: float) -> list[Output]:
         """Send a TSMP ping through the tunnel between two packed addresses; the 8 bytes `token` return in a Pong."""
         out: list[Output] = []
         self._route(self.device.send_to(peer, [tsmp_ping(source, destination, token)], now), now, out)
+        return out
+
+    def echo(self, peer: NodePublic, source: bytes, destination: bytes, token: bytes, now: float) -> list[Output]:
+        """Send an ICMP echo request through the tunnel; the reply with the 8 bytes `token` comes as a Pong, not to the host."""
+        self._echoes[token] = now
+        while len(self._echoes) > MAX_ECHOES:
+            del self._echoes[next(iter(self._echoes))]
+        out: list[Output] = []
+        packet = echo_request(source, destination, ECHO_IDENTIFIER, 0, token)
+        self._route(self.device.send_to(peer, [packet], now), now, out)
         return out
 
     def greet(self, peer: NodePublic, now: float) -> list[Output]:
@@ -187,7 +210,7 @@ class Router:
         sender: NodePublic | None = None
         for peer, frame in frames:
             if frame.startswith(DISCO_MAGIC):
-                self._receive_disco()
+                out += self.paths.receive(frame, DerpSource(region, peer), now)
                 continue
             if peer != sender:
                 if sender is not None:
@@ -209,7 +232,7 @@ class Router:
                 out.append(StunReply(data, address))
                 continue
             if data.startswith(DISCO_MAGIC):
-                self._receive_disco()
+                out += self.paths.receive(data, UdpSource(address), now)
                 continue
             if address != sender:
                 if sender is not None:
@@ -221,10 +244,6 @@ class Router:
             self._receive(train, UdpSource(sender), now, out)
         return out
 
-    def _receive_disco(self) -> None:
-        """Disco finds direct paths; without it a message of its is only counted."""
-        self.counters.add(DISCO)
-
     def _receive(self, datagrams: Sequence[bytes], source: Source, now: float, out: list[Output]) -> None:
         self._route(self.device.receive(datagrams, source, now), now, out)
 
@@ -232,22 +251,25 @@ class Router:
 
     def tick(self, now: float) -> list[Output]:
         """Let time pass."""
-        out: list[Output] = []
+        out: list[Output] = [*self.paths.tick(now)]
         self._route(self.device.tick(now), now, out)
         return out
 
     def deadline(self) -> float | None:
         """When `tick` is due at the latest; None when nothing is."""
-        return self.device.deadline()
+        soonest = [at for at in (self.device.deadline(), self.paths.deadline()) if at is not None]
+        return min(soonest) if soonest else None
 
     # --- what the device wants -------------------------------------------------------------------------------------
 
     def _route(self, outputs: Iterable[wg.Output], now: float, out: list[Output]) -> None:
         for output in outputs:
             if isinstance(output, wg.Transmit):
-                self._transmit(output.peer, output.datagrams, out)
+                self._transmit(output.peer, output.datagrams, now, out)
             elif isinstance(output, wg.Deliver):
                 self._deliver(output.peer, output.packets, now, out)
+            elif isinstance(output, wg.Heard):
+                out += self.paths.heard(output.peer, output.source.address, now)
             elif isinstance(output, wg.Reply):
                 source = output.source
                 if isinstance(source, UdpSource):
@@ -257,12 +279,15 @@ class Router:
             else:
                 out.append(output)
 
-    def _transmit(self, peer: NodePublic, datagrams: list[bytes], out: list[Output]) -> None:
+    def _transmit(self, peer: NodePublic, datagrams: list[bytes], now: float, out: list[Output]) -> None:
+        out += self.paths.on_activity(peer, now)
         path = self._paths.get(peer)
-        if isinstance(path, DerpPath):
-            out.append(SendDerp(path.region, peer, datagrams))
+        if isinstance(path, BothPaths):
+            out += (SendUdp(path.direct.address, datagrams), SendDerp(path.relay.region, peer, datagrams))
         elif isinstance(path, UdpPath):
             out.append(SendUdp(path.address, datagrams))
+        elif isinstance(path, DerpPath):
+            out.append(SendDerp(path.region, peer, datagrams))
         else:
             self.counters.add(NO_PATH, len(datagrams))
 
@@ -277,7 +302,10 @@ class Router:
                 if refusal.reject_reason is not None:
                     _add_reject(packet, refusal.reject_reason, answers)
             elif is_tsmp(packet):
-                self._receive_tsmp(peer, packet, answers.append, out)
+                self._receive_tsmp(peer, packet, now, answers.append, out)
+            elif self._echoes and (token := echo_reply_payload(packet, ECHO_IDENTIFIER)) in self._echoes:
+                del self._echoes[token]
+                out.append(Pong(peer, token))
             else:
                 accepted.append(packet)
         if accepted:
@@ -286,7 +314,7 @@ class Router:
             self._route(self.device.send_to(peer, answers, now), now, out)
 
     def _receive_tsmp(
-        self, peer: NodePublic, packet: bytes, answer: Callable[[bytes], None], out: list[Output]
+        self, peer: NodePublic, packet: bytes, now: float, answer: Callable[[bytes], None], out: list[Output]
     ) -> None:
         match parse_tsmp(packet):
             case TsmpPing(source, destination, token):
@@ -295,7 +323,9 @@ class Router:
                 out.append(Pong(peer, token))
             case TsmpReject() as reject:
                 out.append(Rejected(peer, reject))
-            case TsmpDiscoKey() | None:
+            case TsmpDiscoKey(key=disco):
+                self.paths.set_disco(peer, DiscoPublic(disco), now)
+            case None:
                 self.counters.add(TSMP_UNKNOWN)
 
     def _is_for_jailed(self, packet: bytes) -> bool:

@@ -18,17 +18,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from tsns.keys import NodePublic
+from tsns.paths.peer_paths import PathStatus
 from tsns.wg.device import SessionUp
-from tsns.wg.router import (
-    Output,
-    Pong,
-    Rejected,
-    Router,
-    SendDerp,
-    SendUdp,
-    StunReply,
-    WriteTun,
-)
+from tsns.wg.endpoints import SendDerp, SendUdp
+from tsns.wg.router import Event, Output, Router, WriteTun
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +37,6 @@ TUN_WRITE_REFUSED: Final = "TUN refused the packet"
 UDP_SEND_FULL: Final = "UDP send buffer full"
 UDP_SEND_REFUSED: Final = "UDP send refused"
 UDP_NO_SOCKET: Final = "no UDP socket of this family"
-
-Event = SessionUp | StunReply | Pong | Rejected
 
 
 class _UdpPortion:
@@ -138,6 +129,12 @@ class TunPump:
             self._timer.cancel()
             self._timer = None
 
+    def add_udp(self, sock: socket.socket) -> None:
+        """Read and send by this socket, too: the host has got a network of its family."""
+        self._sockets[sock.family] = sock
+        if self._is_running:
+            self._loop.add_reader(sock.fileno(), self._read_udp, _UdpPortion(sock))
+
     def pause(self) -> None:
         """Leave packets of the host's where they are."""
         self._is_paused = True
@@ -200,6 +197,18 @@ class TunPump:
     def ping(self, peer: NodePublic, source: bytes, destination: bytes, token: bytes) -> None:
         """Send a TSMP ping; see `Router.ping`."""
         self.dispatch(self._router.ping(peer, source, destination, token, self._clock()))
+
+    def echo(self, peer: NodePublic, source: bytes, destination: bytes, token: bytes) -> None:
+        """Send an ICMP echo request; see `Router.echo`."""
+        self.dispatch(self._router.echo(peer, source, destination, token, self._clock()))
+
+    def path_status(self, peer: NodePublic) -> PathStatus:
+        """How packets to this peer go."""
+        return self._router.path_status(peer)
+
+    def ask(self, peer: NodePublic, token: bytes) -> None:
+        """Send disco pings; see `Router.ask`."""
+        self.dispatch(self._router.ask(peer, token, self._clock()))
 
     def greet(self, peer: NodePublic) -> None:
         """Begin a session; see `Router.greet`."""

@@ -62,10 +62,11 @@ class Shared(Protocol):
 class Effects:
     """What one call to a tunnel brought about."""
 
-    __slots__ = ("datagrams", "session_up")
+    __slots__ = ("datagrams", "heard", "session_up")
 
     def __init__(self) -> None:
         self.datagrams: list[bytes] = []  # to be sent to the peer, in this order
+        self.heard = False  # what came was authentic
         self.session_up = False
 
 
@@ -173,7 +174,7 @@ class Tunnel:
             return []
         packets = [plaintext for plaintext in plaintexts if plaintext]
         self._peer.rx_bytes += sum(map(len, packets)) + MIN_TRANSPORT_BYTES * len(plaintexts)
-        self._heard = True
+        self._heard = effects.heard = True
         timers = self._timers
         timers.received()
         if packets:
@@ -205,7 +206,7 @@ class Tunnel:
         peer.greatest_timestamp = timestamp
         peer.rx_bytes += INITIATION_BYTES
         self._last_accepted_at = self._last_response_at = now
-        self._heard = True
+        self._heard = effects.heard = True
         log.debug("%s: initiation received, sending the response", peer.key.short)
         self._drop(self._next)
         self._next = self._new_session(keys, now, is_initiator=False)
@@ -219,7 +220,7 @@ class Tunnel:
         if keys is None:
             counters.add(Drop.BAD_HANDSHAKE)
             return
-        self._heard = True
+        self._heard = effects.heard = True
         if pending is not self._pending[-1]:
             # The later initiation will have reached the peer before anything we could send now, and made it forget
             # these keys: its response is what we want, and we know now how long that takes.

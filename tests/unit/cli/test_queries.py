@@ -197,6 +197,9 @@ LOST = {"ok": False, "error": "no answer within 5 s"}
         ([LOST, LOST], ["-c", "2"], 2, 1),
         ([RELAYED, DIRECT, RELAYED], [], 2, 0),
         ([RELAYED] * 10, [], 10, 0),
+        ([RELAYED, DIRECT], ["--until-direct"], 2, 0),
+        ([RELAYED] * 2, ["--until-direct", "-c", "2"], 2, 1),
+        ([DIRECT] * 3, ["--no-until-direct", "-c", "3"], 3, 0),
     ],
 )
 def test_pings(
@@ -217,7 +220,7 @@ def test_pings(
     assert main(["ping", "db", *options]) == status
     assert len(capsys.readouterr().out.splitlines()) == asked
     assert {(name, path) for name, path, _ in nodes.asked} == {("web", "/tsns/v1/ping")}
-    assert nodes.asked[0][2] == {"peer": "db", "timeout_s": 5.0}
+    assert nodes.asked[0][2] == {"peer": "db", "timeout_s": 5.0, "kind": "disco"}
 
 
 def test_down_goes_on_after_a_failure(nodes: Nodes, capfd: pytest.CaptureFixture[str]) -> None:

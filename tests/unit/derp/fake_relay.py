@@ -12,11 +12,11 @@ from typing import Self
 from cryptography import x509
 
 from tests.unit.derp import certificates
-from tsns.derp.box import SealedBox
 from tsns.derp.framing import MAGIC, FrameReader, FrameType, frame
 from tsns.error import ProtocolError
 from tsns.keys import NodePrivate, NodePublic
 from tsns.proto.types import DERPMap, DERPNode, DERPRegion
+from tsns.sealed_box import SealedBox
 
 HOST = "derp.test"
 CERTIFICATE = certificates.make(HOST, "127.0.0.1")

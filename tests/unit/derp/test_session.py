@@ -8,7 +8,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tsns.derp.box import SealedBox
 from tsns.derp.framing import MAGIC, MAX_PACKET_BYTES, MAX_PAYLOAD_BYTES, FrameReader, FrameType, frame, restarting
 from tsns.derp.session import (
     MAX_HEALTH_CHARS,
@@ -27,6 +26,7 @@ from tsns.derp.session import (
     TokenBucket,
 )
 from tsns.keys import NodePrivate, NodePublic
+from tsns.sealed_box import SealedBox
 
 CLIENT = NodePrivate(b"\x55" * 32)
 RELAY = NodePrivate(b"\x66" * 32)

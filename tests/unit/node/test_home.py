@@ -16,7 +16,7 @@ from tsns.netns.underlay import Underlay
 from tsns.node import home
 from tsns.node.home import HomeFinder
 from tsns.paths import stun
-from tsns.paths.stun import Address
+from tsns.proto.addresses import Endpoint
 from tsns.proto.types import DERPMap, DERPNode, NetInfo
 
 WAIT_S = 4.0  # on a busy machine
@@ -55,7 +55,7 @@ class StunServer(asyncio.DatagramProtocol):
         self.transport.close()
         await asyncio.sleep(0)
 
-    def datagram_received(self, data: bytes, addr: Address) -> None:
+    def datagram_received(self, data: bytes, addr: Endpoint) -> None:
         txid = stun.parse_request(data)
         assert txid is not None
         self.asked += 1
@@ -63,7 +63,7 @@ class StunServer(asyncio.DatagramProtocol):
             answer = stun.response(txid, addr)
             asyncio.get_running_loop().call_later(self.delay_s, self.send, answer, addr)
 
-    def send(self, data: bytes, address: Address) -> None:
+    def send(self, data: bytes, address: Endpoint) -> None:
         if not self.transport.is_closing():
             self.transport.sendto(data, address)
 
@@ -90,7 +90,7 @@ class Finder:
             may_change=may_change,
         )
 
-    def send(self, address: Address, data: bytes) -> None:
+    def send(self, address: Endpoint, data: bytes) -> None:
         if self.blocked:
             raise OSError(101, "Network is unreachable")
         self.socket.sendto(data, address)

@@ -13,7 +13,7 @@ from tsns.dns.hosts import HostTable
 from tsns.dns.names import key_of
 from tsns.dns.resolver import Resolver
 from tsns.filter.packet_filter import PacketFilter
-from tsns.keys import NodePrivate, NodePublic
+from tsns.keys import DiscoPrivate, NodePrivate, NodePublic
 from tsns.node.peering import Peering
 from tsns.proto.addresses import pack
 from tsns.proto.types import MapResponse, Node, PeerChange
@@ -23,6 +23,7 @@ from tsns.wg.router import Router
 
 PEERS = 10_000
 NOW = 1_800_000_000.0
+DISCO = DiscoPrivate(b"\x02" * 32)
 CHANGED = 5000
 
 
@@ -62,8 +63,8 @@ class LargeTailnet:
     def __init__(self) -> None:
         self.netmap = NetMap()
         self.device = Device(NodePrivate(bytes(32)), bytes, wall_clock=lambda: NOW)
-        self.router = Router(self.device, PacketFilter())
-        self.peering = Peering(self.device, self.router)
+        self.router = Router(self.device, PacketFilter(), DISCO)
+        self.peering = Peering(self.device, self.router, lambda: 0.0)
         self.resolver = Resolver()
         self.tell(MapResponse(node=node(1), peers=[node(number) for number in range(2, PEERS + 2)]))
 

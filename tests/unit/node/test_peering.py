@@ -6,7 +6,7 @@ import pytest
 
 from tsns.control.netmap import NetMap
 from tsns.filter.packet_filter import PacketFilter
-from tsns.keys import DiscoPublic, NodePrivate, NodePublic
+from tsns.keys import DiscoPrivate, DiscoPublic, NodePrivate, NodePublic
 from tsns.node.peering import Peering, allowed_prefixes, find_peer, own_addresses
 from tsns.proto.addresses import pack
 from tsns.proto.types import MapResponse, Node, PeerChange
@@ -16,6 +16,7 @@ from tsns.wg.router import Router
 
 NOW = 1_800_000_000.0  # wall clock
 US = NodePrivate(b"\x01" * 32)
+DISCO = DiscoPrivate(b"\x02" * 32)
 
 
 def key(number: int) -> str:
@@ -42,8 +43,8 @@ class Tailnet:
     def __init__(self) -> None:
         self.netmap = NetMap()
         self.device = Device(US, lambda count: b"\x07" * count, wall_clock=lambda: NOW)
-        self.router = Router(self.device, PacketFilter())
-        self.peering = Peering(self.device, self.router)
+        self.router = Router(self.device, PacketFilter(), DISCO)
+        self.peering = Peering(self.device, self.router, lambda: 0.0)
         self.tell(MapResponse(node=node(1), peers=[node(2), node(3)]))
 
     def tell(self, response: MapResponse) -> None:

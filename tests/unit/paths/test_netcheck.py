@@ -23,7 +23,7 @@ from tsns.paths.netcheck import (
     SendStun,
     eligible,
 )
-from tsns.paths.stun import Address
+from tsns.proto.addresses import Endpoint
 from tsns.proto.types import DERPMap, DERPNode, DERPRegion
 
 ONE, TWO, THREE, FOUR = (("192.0.2.1", 3478), ("192.0.2.2", 3478), ("192.0.2.3", 3478), ("192.0.2.4", 3478))
@@ -47,20 +47,20 @@ class Network:
 
     def __init__(
         self,
-        stun_s: Mapping[Address, float],
+        stun_s: Mapping[Endpoint, float],
         https_s: Mapping[int, float | None] | None = None,
-        seen_as: Mapping[Address, Address] | None = None,
-        dead: Sequence[Address] = (),
+        seen_as: Mapping[Endpoint, Endpoint] | None = None,
+        dead: Sequence[Endpoint] = (),
     ) -> None:
         self.stun_s = stun_s
         self.https_s = https_s or {}
         self.seen_as = seen_as or {}
         self.dead = dead
-        self.sent: list[tuple[float, Address]] = []
+        self.sent: list[tuple[float, Endpoint]] = []
         self.measured: list[tuple[float, int]] = []
 
     def run(
-        self, netcheck: Netcheck, regions: Mapping[int, Sequence[Address]], home: int | None = None, now: float = 0.0
+        self, netcheck: Netcheck, regions: Mapping[int, Sequence[Endpoint]], home: int | None = None, now: float = 0.0
     ) -> Report:
         started_at = now
         coming: list[tuple[float, int, Callable[[float], list[Output]]]] = []
@@ -95,7 +95,7 @@ class Network:
     def answer(
         self,
         netcheck: Netcheck,
-        address: Address,
+        address: Endpoint,
         data: bytes,
         coming: list[tuple[float, int, Callable[[float], list[Output]]]],
         now: float,
@@ -224,7 +224,7 @@ def test_without_regions_there_is_nothing_to_wait_for() -> None:
 def test_later_reports_ask_only_the_fastest_and_home() -> None:
     netcheck = Netcheck(random_bytes())
     five = ("192.0.2.5", 3478)
-    regions: dict[int, list[Address]] = {1: [ONE], 2: [TWO], 3: [THREE], 4: [FOUR], 5: [five]}
+    regions: dict[int, list[Endpoint]] = {1: [ONE], 2: [TWO], 3: [THREE], 4: [FOUR], 5: [five]}
     near = {ONE: 0.05, TWO: 0.02, THREE: 0.03, FOUR: 0.06, five: 0.04}
     first = Network(near)
     assert first.run(netcheck, regions).full
@@ -238,7 +238,7 @@ def test_later_reports_ask_only_the_fastest_and_home() -> None:
 
 def test_home_is_asked_four_times_with_growing_pauses() -> None:
     netcheck = Netcheck(random_bytes())
-    regions: dict[int, list[Address]] = {1: [ONE], 2: [TWO]}
+    regions: dict[int, list[Endpoint]] = {1: [ONE], 2: [TWO]}
     Network({ONE: 0.1, TWO: 0.1}).run(netcheck, regions)
     network = Network({})
     network.run(netcheck, regions, home=1, now=20.0)
@@ -249,7 +249,7 @@ def test_home_is_asked_four_times_with_growing_pauses() -> None:
 
 def test_a_region_that_fell_silent_is_asked_again_and_a_silent_network_asks_all() -> None:
     netcheck = Netcheck(random_bytes())
-    regions: dict[int, list[Address]] = {1: [ONE], 2: [TWO]}
+    regions: dict[int, list[Endpoint]] = {1: [ONE], 2: [TWO]}
     Network({ONE: 0.02, TWO: 0.03}).run(netcheck, regions)
     Network({TWO: 0.03}).run(netcheck, regions, home=1, now=20.0)
     back = Network({ONE: 0.02, TWO: 0.03})

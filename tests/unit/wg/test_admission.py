@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.wg.shuttle import entropy
+from tsns.bucket import Bucket
 from tsns.keys import NodePublic
 from tsns.wg.admission import (
     COOKIES_BURST,
@@ -16,7 +17,6 @@ from tsns.wg.admission import (
     LOAD_MESSAGES,
     LOADED_MESSAGES,
     Admission,
-    Bucket,
     LoadGauge,
     SourceLimiter,
 )

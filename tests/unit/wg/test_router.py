@@ -19,18 +19,18 @@ from tests.unit.wg.shuttle import (
     entropy,
     udp,
 )
+from tsns.disco.messages import MAGIC as DISCO_MAGIC
 from tsns.filter.packet_filter import Drop as FilterDrop
 from tsns.filter.packet_filter import PacketFilter as RealFilter
-from tsns.keys import NodePrivate, NodePublic
+from tsns.keys import DiscoPrivate, NodePrivate, NodePublic
+from tsns.paths.peer_paths import DISCO_STRANGER
 from tsns.proto.addresses import Prefix
 from tsns.proto.packets import RejectReason, build, tsmp_disco_key
 from tsns.proto.types import FilterRule
 from tsns.wg.counters import Drop
 from tsns.wg.device import Device, SessionUp
-from tsns.wg.endpoints import DerpPath, UdpPath
+from tsns.wg.endpoints import DerpPath, SendDerp, SendUdp, UdpPath
 from tsns.wg.router import (
-    DISCO,
-    DISCO_MAGIC,
     FILTERED_IN,
     FILTERED_OUT,
     NO_PATH,
@@ -40,8 +40,6 @@ from tsns.wg.router import (
     Pong,
     Rejected,
     Router,
-    SendDerp,
-    SendUdp,
     StunReply,
     WriteTun,
 )
@@ -81,7 +79,7 @@ class Node:
         self.key = NodePrivate.generate(entropy(seed)(32))
         self.address = (f"192.0.2.{seed}", 41641)
         self.device = Device(self.key, entropy(10 + seed), wall_clock=lambda: 1_700_000_000.0)
-        self.router = Router(self.device, packet_filter)
+        self.router = Router(self.device, packet_filter, DiscoPrivate.generate(entropy(20 + seed)(32)))
         self.written: list[bytes] = []
         self.events: list[Output] = []
         self.sent: list[Output] = []
@@ -230,7 +228,7 @@ def test_tsmp_never_reaches_the_host() -> None:
     key = tsmp_disco_key(A_ADDRESS, B_ADDRESS, b"\x07" * 32)
     pair.do(pair.a, send_to(pair, garbage, key))
     assert pair.b.written == []
-    assert pair.b.router.counters[TSMP_UNKNOWN] == 2
+    assert pair.b.router.counters[TSMP_UNKNOWN] == 1
 
 
 def send_to(pair: Pair, *packets: bytes) -> list[Output]:
@@ -259,10 +257,10 @@ def test_what_is_not_wireguard_is_told_apart() -> None:
         [(STUN_RESPONSE, STRANGER), (disco, STRANGER), (STUN_INDICATION, STRANGER)], 0.0
     )
     assert outputs == [StunReply(STUN_RESPONSE, STRANGER)]
-    assert pair.a.router.counters.snapshot() == {DISCO: 1, Drop.MALFORMED: 1}
+    assert pair.a.router.counters.snapshot() == {DISCO_STRANGER: 1, Drop.MALFORMED: 1}
     frames = [(pair.b.key.public, disco), (pair.b.key.public, STUN_RESPONSE)]
     assert pair.a.router.inbound_derp(7, frames, 0.0) == []  # a relay carries no STUN
-    assert pair.a.router.counters.snapshot() == {DISCO: 2, Drop.MALFORMED: 2}
+    assert pair.a.router.counters.snapshot() == {DISCO_STRANGER: 2, Drop.MALFORMED: 2}
 
 
 def test_what_stands_between_does_not_change_the_order() -> None:

@@ -13,11 +13,11 @@ import pytest
 
 from tests.unit.wg.shuttle import A_ADDRESS, A_TO_B, B_ADDRESS, B_TO_A, entropy, udp
 from tests.unit.wg.test_router import STUN_RESPONSE, OpenFilter
-from tsns.keys import NodePrivate, NodePublic
+from tsns.keys import DiscoPrivate, NodePrivate, NodePublic
 from tsns.proto.addresses import Prefix
 from tsns.wg.device import Device, SessionUp
 from tsns.wg.endpoints import DerpPath, UdpPath
-from tsns.wg.router import Output, Pong, Router, StunReply
+from tsns.wg.router import Event, Output, Pong, Router, StunReply
 from tsns.wg.socket import (
     TUN_PACKETS_PER_WAKE_UP,
     TUN_WRITE_DOWN,
@@ -26,7 +26,6 @@ from tsns.wg.socket import (
     UDP_NO_SOCKET,
     UDP_SEND_FULL,
     UDP_SEND_REFUSED,
-    Event,
     TunPump,
     boot_time,
 )
@@ -48,7 +47,7 @@ class End:
         self.derp: list[tuple[int, NodePublic, Sequence[bytes]]] = []
         self.lost = 0
         self.device = Device(KEYS[number], entropy(number), wall_clock=boot_time)
-        self.router = Router(self.device, OpenFilter())
+        self.router = Router(self.device, OpenFilter(), DiscoPrivate.generate(entropy(20 + number)(32)))
         self.peer = KEYS[1 - number].public
         self.device.set_peer(self.peer, [Prefix(ADDRESSES[1 - number], 32)])
         self.pump = TunPump(

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tsns.derp.box import OVERHEAD_BYTES, SealedBox
 from tsns.error import ProtocolError
 from tsns.keys import NodePrivate
+from tsns.sealed_box import OVERHEAD_BYTES, SealedBox
 
 A = NodePrivate(b"\x55" * 32)
 B = NodePrivate(b"\x66" * 32)

@@ -1,6 +1,6 @@
-"""NaCl's box, in the wire form of DERP's login: nonce, tag, ciphertext (ring 0).
+"""NaCl's box, in the wire form of DERP's login and of disco: nonce, tag, ciphertext (ring 0).
 
-Source: NaCl crypto_box (Curve25519, XSalsa20, Poly1305); types/key/node.go of Tailscale's module for the order on the wire.
+Source: NaCl crypto_box (Curve25519, XSalsa20, Poly1305); types/key/node.go and disco.go of Tailscale's module for the order on the wire.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from nacl.exceptions import CryptoError
 from nacl.public import Box, PrivateKey, PublicKey
 
 from tsns.error import ProtocolError
-from tsns.keys import NodePrivate
+from tsns.keys import X25519Private
 
 NONCE_BYTES: Final = Box.NONCE_SIZE
 OVERHEAD_BYTES: Final = NONCE_BYTES + 16
@@ -24,7 +24,7 @@ class SealedBox:
     ProtocolError for a key of low order: with such a key there is no secret.
     """
 
-    def __init__(self, private: NodePrivate, public: bytes) -> None:
+    def __init__(self, private: X25519Private, public: bytes) -> None:
         try:
             self._box = Box(PrivateKey(private.raw), PublicKey(public))
         except (CryptoError, ValueError) as error:

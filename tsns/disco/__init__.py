@@ -1,0 +1,1 @@
+"""Disco: the messages by which nodes find paths to one another."""
