@@ -182,7 +182,7 @@ def test_a_client_that_does_not_read_loses_its_oldest_packets() -> None:
 
 def test_a_client_that_never_reads_loses_its_connection() -> None:
     async def scenario(lab: Lab) -> None:
-        lab.derp.write_stall_s = 0.1
+        lab.derp.write_stall_s = 1.0  # long enough for the queue to overflow first, on a busy machine too
         async with RawDerp(lab.derp) as a, RawDerp(lab.derp) as b:
             b._reader._transport.pause_reading()  # type: ignore[attr-defined]
             client = lab.derp.client(b.key)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from tsns import VERSION
-from tsns.cli import arguments, demo, login, nodes, output, queries, serve
+from tsns.cli import arguments, demo, login, netcheck, nodes, output, queries, serve
 from tsns.cli.options import Json, Quiet, Verbose
 from tsns.config import DEFAULT_CAPABILITY_VERSION
 from tsns.error import UsageError
@@ -36,6 +36,7 @@ for _name, _function in (
     ("status", queries.status),
     ("ip", queries.ip),
     ("ping", queries.ping),
+    ("netcheck", netcheck.netcheck),
     ("logs", queries.logs),
     ("login", login.login),
     ("logout", login.logout),

@@ -198,8 +198,9 @@ def ping_line(peer: str, answer: Object) -> str:
         return f"no answer from {cell(peer)}: {cell(answer.get('error') or 'it took too long')}"
     path = answer.get("path") or {}
     via = f"DERP({cell(path.get('region'))})" if path.get("kind") == "derp" else cell(path.get("address"))
-    return f"pong from {cell(peer)} via {via} in {_milliseconds(float(answer.get('seconds') or 0))}"
+    return f"pong from {cell(peer)} via {via} in {milliseconds(float(answer.get('seconds') or 0))}"
 
 
-def _milliseconds(seconds: float) -> str:
+def milliseconds(seconds: float) -> str:
+    """A duration for people."""
     return f"{1000 * seconds:.1f} ms" if seconds < 0.01 else f"{1000 * seconds:.0f} ms"

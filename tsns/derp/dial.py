@@ -146,7 +146,7 @@ async def _open_tcp(node: DERPNode, underlay: Underlay, tls: ssl.SSLContext) -> 
     if proxy is not None:  # which knows addresses that we may not
         stream = await open_by_proxy(underlay, proxy, node.host_name, port, proxy_tls=tls, timeout_s=NODE_S)
     else:
-        stream = await _open_directly(node, port, underlay)
+        stream = await open_directly(node, port, underlay)
     sock: socket.socket = stream[1].get_extra_info("socket")
     for option, value in (
         (socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S),
@@ -159,7 +159,7 @@ async def _open_tcp(node: DERPNode, underlay: Underlay, tls: ssl.SSLContext) -> 
     return stream
 
 
-async def _open_directly(node: DERPNode, port: int, underlay: Underlay) -> Stream:
+async def open_directly(node: DERPNode, port: int, underlay: Underlay) -> Stream:
     """A connection to the address of a node that answers first; each has a head start over the next."""
     fixed = node.ipv4 or node.ipv6
     hosts = await addresses(node, port, underlay) if fixed else [str(node.host_name)]
@@ -239,7 +239,7 @@ async def _upgrade(stream: Stream, node: DERPNode, ideal: str | None) -> bytes:
     headers = [("Host", _host(node)), ("Upgrade", "DERP"), ("Connection", "Upgrade")]
     if ideal:
         headers.append(("Ideal-Node", ideal))  # for the relay's statistics
-    event = await _ask(http, stream, "/derp", headers)
+    event = await ask(http, stream, "/derp", headers)
     if not isinstance(event, h11.InformationalResponse) or event.status_code != 101:
         status = getattr(event, "status_code", "nothing")
         raise ProtocolError(f"{node.host_name} answers {status} when asked for DERP")
@@ -249,13 +249,13 @@ async def _upgrade(stream: Stream, node: DERPNode, ideal: str | None) -> bytes:
 async def _latency_check(stream: Stream, node: DERPNode) -> float:
     http = h11.Connection(h11.CLIENT)
     asked_at = time.monotonic()
-    event = await _ask(http, stream, "/derp/latency-check", [("Host", _host(node)), ("Connection", "close")])
+    event = await ask(http, stream, "/derp/latency-check", [("Host", _host(node)), ("Connection", "close")])
     if not isinstance(event, h11.Response) or event.status_code > 299:
         raise ProtocolError(f"{node.host_name} does not answer latency checks")
     return time.monotonic() - asked_at
 
 
-async def _ask(http: h11.Connection, stream: Stream, target: str, headers: list[tuple[str, str]]) -> object:
+async def ask(http: h11.Connection, stream: Stream, target: str, headers: list[tuple[str, str]]) -> object:
     """Send a GET and wait for the head of the answer."""
     reader, writer = stream
     request = h11.Request(method="GET", target=target, headers=headers)

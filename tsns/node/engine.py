@@ -41,6 +41,7 @@ from tsns.node.hostinfo import hostinfo
 from tsns.node.keeper_channel import KeeperChannel
 from tsns.node.localapi import Answer, Handler, LocalApi
 from tsns.node.login_api import LoginApi
+from tsns.node.netcheck_api import netcheck
 from tsns.node.netmap_cache import NetmapCache
 from tsns.node.peering import Peering, name_of, node_key
 from tsns.node.pings import Pings
@@ -129,6 +130,7 @@ class Engine:
         logins = LoginApi(self._control, lambda: (self._state, self._condition.login_url), self._on_logged_out)
         handlers: dict[tuple[str, str], Handler] = {
             ("GET", "/tsns/v1/status"): self._on_status,
+            ("GET", "/tsns/v1/netcheck"): self._on_netcheck,
             ("POST", "/tsns/v1/ping"): self._on_ping,
             **logins.handlers(),
         }
@@ -491,6 +493,9 @@ class Engine:
             "tx_bytes": sum(peer["tx_bytes"] for peer in peers),
             "drops": {**self._router.counters.snapshot(), **{str(why): n for why, n in self._derp.drops.items()}},
         }
+
+    async def _on_netcheck(self, _: Answer, _uid: int) -> Answer:
+        return await netcheck(self._home)
 
     async def _on_ping(self, asked: Answer, _uid: int) -> Answer:
         return await self._pings.ask(asked, self._netmap, self._pump)

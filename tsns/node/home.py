@@ -18,6 +18,7 @@ from typing import Final
 
 import msgspec
 
+from tsns.derp.captive import is_captive
 from tsns.derp.dial import addresses, is_address, measure
 from tsns.error import RetryableError
 from tsns.netns.underlay import Underlay
@@ -59,6 +60,7 @@ class HomeFinder:
         may_change: Callable[[], bool] = lambda: True,
     ) -> None:
         self.report: Report | None = None  # the last one
+        self.captive: bool | None = None  # whether a portal stands before the world; None: nothing says so
         self.net_info = NetInfo()
         self._underlay = underlay
         self._tls = tls
@@ -73,6 +75,7 @@ class HomeFinder:
         self._active = False
         self._told: tuple[int | None, bytes] | None = None
         self._requested = asyncio.Event()
+        self._wanted: list[asyncio.Future[Report]] = []  # by people, who want to see the whole
         self._finished = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._measuring: set[asyncio.Task[None]] = set()
@@ -115,6 +118,18 @@ class HomeFinder:
     def request(self) -> None:
         """Make a report soon."""
         self._requested.set()
+
+    async def fresh_report(self) -> Report:
+        """A full report, made for the caller."""
+        wanted: asyncio.Future[Report] = asyncio.get_running_loop().create_future()
+        self._wanted.append(wanted)
+        self._netcheck.forget()
+        self._requested.set()
+        return await wanted
+
+    def regions(self) -> dict[int, DERPRegion]:
+        """The regions that reports are about."""
+        return eligible(self._map)
 
     def network_changed(self) -> None:
         """The host's network is another one: make a full report soon."""
@@ -159,6 +174,24 @@ class HomeFinder:
         except TimeoutError:
             log.warning("the check of the DERP regions did not end")
         self._stop()
+        if self.report is not None:
+            if self.report.full:
+                await self._look_for_portal(self.report)
+            self._hand_out(self.report)
+
+    async def _look_for_portal(self, report: Report) -> None:
+        """Where no region answers by UDP, see whether something else answers in their place."""
+        nodes = [node for region in self.regions().values() for node in region.nodes or ()]
+        self.captive = None if report.working_udp else await is_captive(nodes, self._underlay)
+        if self.captive:
+            log.warning("a captive portal answers in place of the relays")
+
+    def _hand_out(self, report: Report) -> None:
+        if report.full:
+            for wanted in self._wanted:
+                if not wanted.done():
+                    wanted.set_result(report)
+            self._wanted.clear()
 
     def _stop(self) -> None:
         if self._timer is not None:

@@ -52,6 +52,10 @@ class NetInfo(Wire):
     working_ipv6: bool | None = field(default=None, name="WorkingIPv6")
     os_has_ipv6: bool | None = field(default=None, name="OSHasIPv6")
     working_udp: bool | None = field(default=None, name="WorkingUDP")
+    upnp: bool | None = field(default=None, name="UPnP")
+    pmp: bool | None = field(default=None, name="PMP")
+    pcp: bool | None = field(default=None, name="PCP")
+    have_port_map: bool | None = field(default=None, name="HavePortMap")
     preferred_derp: int | None = field(default=None, name="PreferredDERP")
     derp_latency: dict[str, float] | None = field(default=None, name="DERPLatency")  # seconds, by "REGION-v4"
 
