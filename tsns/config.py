@@ -53,6 +53,7 @@ class NodeConfig:
     accept_dns: bool = True
     shields_up: bool = False
     accept_unverified_peers: bool = False
+    direct: bool = True  # whether direct paths are looked for, which tell peers our addresses
     port: int = 0  # of the UDP sockets on the host; 0: any
     timeout_s: float = DEFAULT_TIMEOUT_S
     capability_version: int = DEFAULT_CAPABILITY_VERSION

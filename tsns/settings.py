@@ -164,6 +164,9 @@ SETTINGS: Final = (
         "Join a tailnet with Tailnet Lock on, whose signatures are not checked here",
         field="accept_unverified_peers",
     ),
+    Flag(
+        "direct", "Look for direct paths; without them peers do not learn our addresses [default: yes]", field="direct"
+    ),
     Flag("port", "UDP port on the host for direct paths [default: any]", "N", field="port", read=_read_port),
     Flag(
         "timeout",
@@ -189,6 +192,7 @@ _REMEMBERED: Final[Mapping[str, type]] = {
     "accept_dns": bool,
     "shields_up": bool,
     "accept_unverified_peers": bool,
+    "direct": bool,
     "port": int,
     "capability_version": int,
 }

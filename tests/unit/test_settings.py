@@ -56,6 +56,7 @@ def test_every_setting_has_a_field_and_every_field_is_read(tmp_path: Path) -> No
         accept-dns = false
         shields-up = true
         accept-unverified-peers = true
+        direct = false
         port = 41641
         timeout = 2.5
         capver = 113
@@ -73,6 +74,7 @@ def test_every_setting_has_a_field_and_every_field_is_read(tmp_path: Path) -> No
         accept_dns=False,
         shields_up=True,
         accept_unverified_peers=True,
+        direct=False,
         port=41641,
         timeout_s=2.5,
         capability_version=113,

@@ -6,6 +6,7 @@ They belong to the namespace that this process runs in, the host's; the tailnet 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from typing import Final
@@ -72,20 +73,33 @@ class Underlay:
             return []
         return [(family, (str(address[0]), port)) for family, _, _, _, address in found]
 
-    def udp_socket(self, family: int, port: int) -> socket.socket:
-        """A non-blocking UDP socket bound to this port (0: any) of all addresses; OSError where the family is missing."""
-        sock = socket.socket(family, socket.SOCK_DGRAM)
-        try:
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-                sock.setsockopt(socket.SOL_SOCKET, option, UDP_BUFFER_BYTES)
-            sock.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", port))
-            sock.setblocking(False)
-        except OSError:
-            sock.close()
-            raise
-        return sock
+
+def udp_socket(family: int, port: int) -> socket.socket:
+    """A non-blocking UDP socket bound to this port (0: any) of all addresses; OSError where the family is missing."""
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+            sock.setsockopt(socket.SOL_SOCKET, option, UDP_BUFFER_BYTES)
+        sock.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", port))
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def add_udp_sockets(sockets: list[socket.socket], port: int) -> None:
+    """Add one for each family that the host has and the list has not: on the port of the first one, or on `port`, or else on any."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        if any(sock.family == family for sock in sockets):
+            continue
+        wanted = sockets[0].getsockname()[1] if sockets else port
+        for each in dict.fromkeys((wanted, 0)):
+            with contextlib.suppress(OSError):
+                sockets.append(udp_socket(family, each))
+                break
 
 
 def connection_failure(host: str, port: int, error: OSError) -> RetryableError:

@@ -76,6 +76,7 @@ class Engine:
         config: NodeConfig,
         identity: Identity,
         tls: ssl.SSLContext,
+        udp: Sequence[socket.socket],
         cached: MapResponse | None = None,
     ) -> None:
         self._config = config
@@ -99,7 +100,7 @@ class Engine:
         disco = DiscoPrivate.generate(secrets.token_bytes(KEY_BYTES))  # another one in each life
         self._filter = PacketFilter()
         self._device = Device(node_private, secrets.token_bytes, wall_clock=time.time)
-        self._router = Router(self._device, self._filter, disco)
+        self._router = Router(self._device, self._filter, disco, direct=config.direct)
         self._peering = Peering(self._device, self._router, boot_time)
         self._pings = Pings()
         self._resolver = Resolver()
@@ -118,8 +119,9 @@ class Engine:
             cached=cached,
         )
         self._reachability = Reachability(
-            underlay=underlay,
+            sockets=udp,
             port=config.port,
+            direct=config.direct,
             paths=self._router.paths,
             control=self._control,
             make_home=self._make_home,
@@ -517,18 +519,28 @@ class Engine:
 
 
 def run(
-    channel: socket.socket, api: socket.socket, config: NodeConfig, identity: Identity, cache_fd: int, parent: int
+    channel: socket.socket,
+    api: socket.socket,
+    udp: Sequence[socket.socket],
+    config: NodeConfig,
+    identity: Identity,
+    cache_fd: int,
+    parent: int,
 ) -> NoReturn:
-    """An engine's whole life, in a process just forked from its keeper. `cache_fd` is the cached netmap, -1 where there is none."""
+    """An engine's whole life, in a process just forked from its keeper. `udp` are the sockets that peers know us by.
+
+    `cache_fd` is the cached netmap, -1 where there is none.
+    """
     exit_status = 1
     try:
-        linux.close_all_but(channel.fileno(), api.fileno(), *([cache_fd] if cache_fd >= 0 else []))
+        inherited = [sock.fileno() for sock in (channel, api, *udp)]
+        linux.close_all_but(*inherited, *([cache_fd] if cache_fd >= 0 else []))
         warm.load()
         tls = warm.tls(config.tls_roots)
         linux.drop_all_rights(ENGINE_UID_BASE + parent, parent)
         warm.watch_imports()
         cached = netmap_cache.read(cache_fd, identity.node_key.public if identity.node_key else None)
-        asyncio.run(_run(channel, api, config, identity, tls, cached))
+        asyncio.run(_run(channel, api, udp, config, identity, tls, cached))
         exit_status = 0
     except Exception:  # the last frame of a process: say it where somebody may look
         log.exception("the engine failed")
@@ -540,9 +552,10 @@ def run(
 async def _run(
     channel: socket.socket,
     api: socket.socket,
+    udp: Sequence[socket.socket],
     config: NodeConfig,
     identity: Identity,
     tls: ssl.SSLContext,
     cached: MapResponse | None,
 ) -> None:
-    await Engine(channel, api, config, identity, tls, cached).run()
+    await Engine(channel, api, config, identity, tls, udp, cached).run()

@@ -21,7 +21,7 @@ import msgspec
 from tsns.derp.captive import is_captive
 from tsns.derp.dial import addresses, is_address, measure
 from tsns.error import RetryableError
-from tsns.netns.underlay import Underlay
+from tsns.netns.underlay import Underlay, udp_socket
 from tsns.paths.netcheck import REPORT_S, Done, MeasureHttps, Netcheck, Output, Report, SendStun, eligible
 from tsns.paths.preference import Preference
 from tsns.proto.addresses import Endpoint
@@ -312,7 +312,7 @@ class HomeFinder:
     def _can_reach(self, host: str) -> bool:
         """Whether this machine has a route to an address; nothing is sent."""
         try:
-            with self._underlay.udp_socket(socket.AF_INET6 if ":" in host else socket.AF_INET, 0) as sock:
+            with udp_socket(socket.AF_INET6 if ":" in host else socket.AF_INET, 0) as sock:
                 sock.connect((host, 9))
         except OSError:
             return False

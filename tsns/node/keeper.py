@@ -25,6 +25,7 @@ from tsns import state
 from tsns.config import NodeConfig
 from tsns.error import UserError
 from tsns.netns import linux, namespace, netlink, routes, tun
+from tsns.netns.underlay import add_udp_sockets
 from tsns.node import engine, leftovers, messages
 from tsns.node.clients import Client, Clients, listening_socket
 from tsns.node.engine_process import EngineProcess
@@ -70,6 +71,7 @@ class Keeper:
         self._ready = False
         self._was_ready = False
         self._latest: Message = {"progress": "starting"}
+        self._udp: list[socket.socket] = []  # which outlive the engine, too: peers go on sending to their port
         self._identity: Identity | None = None
         self._known_as: Message = {}  # the node's name and addresses
         self._ending = False
@@ -168,6 +170,8 @@ class Keeper:
     def _change(self, config: NodeConfig) -> None:
         """Other settings: the engine starts anew with them. The TUN stays, so flows see a pause and no end."""
         log.info("the settings have changed: starting the engine anew")
+        if config.port != self._config.port:
+            self._close_udp()
         self._config = config
         self._files.save_settings(config)
         self._ready = False
@@ -238,11 +242,18 @@ class Keeper:
         identity = self._identity
         assert identity is not None  # loaded before the first engine
 
+        add_udp_sockets(self._udp, self._config.port)
+
         def body(channel: socket.socket, parent: int) -> NoReturn:
-            engine.run(channel, self._api, self._config, identity, self._files.open_cache(), parent)
+            engine.run(channel, self._api, self._udp, self._config, identity, self._files.open_cache(), parent)
 
         self._engine.start(body)
         self._give_tun()
+
+    def _close_udp(self) -> None:
+        for sock in self._udp:
+            sock.close()
+        self._udp.clear()
 
     def _give_tun(self) -> None:
         if self._namespace is not None:

@@ -10,13 +10,11 @@ When the host's network changes, all of it is found out anew: sockets for famili
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import socket
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from tsns.netns.underlay import Underlay
+from tsns.netns.underlay import add_udp_sockets
 from tsns.node.home import HomeFinder
 from tsns.node.host_watch import HostWatch
 from tsns.paths.endpoints import OwnEndpoints
@@ -24,8 +22,6 @@ from tsns.paths.netcheck import Report
 from tsns.paths.peer_paths import PeerPaths
 from tsns.proto.addresses import Endpoint, endpoint_text
 from tsns.wg.socket import TunPump
-
-log = logging.getLogger(__name__)
 
 PACKED_BYTES: Final = {socket.AF_INET: 4, socket.AF_INET6: 16}
 
@@ -41,22 +37,24 @@ class Informed(Protocol):
 
 
 class Reachability:
-    """See the module. `home` is to be run by the owner, and told of the DERP map."""
+    """See the module. `sockets` are the UDP sockets that peers know us by, `port` the one that the person chose (0: any)."""
 
     def __init__(
         self,
         *,
-        underlay: Underlay,
+        sockets: Sequence[socket.socket],
         port: int,
+        direct: bool,
         paths: PeerPaths,
         control: Informed,
         make_home: Callable[[Callable[[Endpoint, bytes], None], Callable[[Report], None]], HomeFinder],
         relays_changed: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
-        self.sockets = _udp_sockets(underlay, port)
+        self.sockets = list(sockets)
         self.home = make_home(self._send_udp, self._on_report)
-        self._underlay = underlay
+        self._port = port
+        self._direct = direct
         self._paths = paths
         self._control = control
         self._relays_changed = relays_changed
@@ -107,7 +105,8 @@ class Reachability:
     def _tell(self) -> None:
         now = self._clock()
         endpoints = self._endpoints.all(now)
-        self._control.set_endpoints([(endpoint_text(endpoint), int(kind)) for endpoint, kind in endpoints])
+        if self._direct:
+            self._control.set_endpoints([(endpoint_text(endpoint), int(kind)) for endpoint, kind in endpoints])
         self._paths.set_endpoints([endpoint for endpoint, _ in endpoints], now)
         self._settle()
 
@@ -118,23 +117,8 @@ class Reachability:
 
     def _open_missing(self) -> None:
         """A socket for each family that the host has got since; those that there are belong to all addresses, old and new."""
-        have = {sock.family for sock in self.sockets}
-        port = self.sockets[0].getsockname()[1] if self.sockets else 0
-        for sock in _udp_sockets(self._underlay, port, set(PACKED_BYTES) - have):
-            self.sockets.append(sock)
+        have = len(self.sockets)
+        add_udp_sockets(self.sockets, self._port)
+        for sock in self.sockets[have:]:
             if self._pump is not None:
                 self._pump.add_udp(sock)
-
-
-def _udp_sockets(
-    underlay: Underlay, port: int, families: set[socket.AddressFamily] | None = None
-) -> list[socket.socket]:
-    """One for each family that the host has, on one port if that is free for both."""
-    sockets: list[socket.socket] = []
-    for family in families if families is not None else PACKED_BYTES:
-        wanted = sockets[0].getsockname()[1] if sockets else port
-        for each in dict.fromkeys((wanted, 0)):
-            with contextlib.suppress(OSError):
-                sockets.append(underlay.udp_socket(family, each))
-                break
-    return sockets

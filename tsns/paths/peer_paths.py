@@ -111,7 +111,10 @@ class _Sent:
 
 
 class PeerPaths:
-    """See the module. `own()` is our node key; `set_path(peer, path)` is told of each new path, None where there is none."""
+    """See the module. `own()` is our node key; `set_path(peer, path)` is told of each new path, None where there is none.
+
+    Without `direct` all goes by relay, and peers learn nothing of where we are.
+    """
 
     def __init__(
         self,
@@ -121,12 +124,14 @@ class PeerPaths:
         own: Callable[[], NodePublic],
         set_path: Callable[[NodePublic, Path | None], None],
         counters: Counters,
+        direct: bool = True,
     ) -> None:
         self._sealer = sealer
         self._random = random
         self._own = own
         self._set_path = set_path
         self._counters = counters
+        self._direct = direct
         self._peers: dict[NodePublic, _Peer] = {}
         self._by_disco: dict[DiscoPublic, NodePublic] = {}
         self._used: dict[NodePublic, _Peer] = {}  # those that have a path
@@ -195,7 +200,7 @@ class PeerPaths:
 
     def set_endpoints(self, endpoints: Sequence[Endpoint], now: float) -> None:
         """Where we ourselves may be reached, best first, as of now: peers that we look for are told."""
-        told = tuple(endpoints[:MAX_OWN_ENDPOINTS])
+        told = tuple(endpoints[:MAX_OWN_ENDPOINTS]) if self._direct else ()
         self._endpoints_at = now
         if told == self._endpoints:
             return
@@ -288,9 +293,9 @@ class PeerPaths:
             pong = Pong(ping.transaction, (RELAY_ADDRESS, source.region))
             out.append(SendDerp(source.region, peer.key, [self._sealer.seal(disco, pong)]))
             return
-        out.append(SendUdp(source.address, [self._sealer.seal(disco, Pong(ping.transaction, source.address))]))
-        if not may_be_pinged(source.address, loopback=self._loopback):
+        if not self._may_ping(source.address):
             return
+        out.append(SendUdp(source.address, [self._sealer.seal(disco, Pong(ping.transaction, source.address))]))
         path = self._use(peer, now).path
         if isinstance(path, PeerPath):
             self._do(peer, path.receive_ping(source.address, now), now, out)
@@ -378,7 +383,10 @@ class PeerPaths:
         return path.tell(endpoints, now) if isinstance(path, PlainPath) else path.tell(endpoints, reach.relay, now)
 
     def _possible(self, endpoints: Iterable[Endpoint]) -> list[Endpoint]:
-        return [endpoint for endpoint in endpoints if may_be_pinged(endpoint, loopback=self._loopback)]
+        return [endpoint for endpoint in endpoints if self._may_ping(endpoint)]
+
+    def _may_ping(self, endpoint: Endpoint) -> bool:
+        return self._direct and may_be_pinged(endpoint, loopback=self._loopback)
 
     def _do(self, peer: _Peer, wishes: Iterable[Wish], now: float, out: list[Output]) -> None:
         for wish in wishes:

@@ -109,12 +109,14 @@ Output = SendDerp | SendUdp | WriteTun | Event
 
 
 class Router:
-    """Routes between one TUN and one device's peers. `disco` is the key by which peers look for paths to us.
+    """Routes between one TUN and one device's peers. `disco` is the key by which peers look for paths to us; without `direct` there are none.
 
     `counters` are the device's own: all drops in one place. `paths` is to be told who the peers are, and where we may be reached.
     """
 
-    def __init__(self, device: Device, packet_filter: PacketFilter, disco: DiscoPrivate) -> None:
+    def __init__(
+        self, device: Device, packet_filter: PacketFilter, disco: DiscoPrivate, *, direct: bool = True
+    ) -> None:
         self.device = device
         self.paths = PeerPaths(
             Sealer(disco, device.random),
@@ -122,6 +124,7 @@ class Router:
             own=lambda: NodePublic(device.own.public),
             set_path=self.set_path,
             counters=device.counters,
+            direct=direct,
         )
         self._filter = packet_filter
         self._paths: dict[NodePublic, Path] = {}
