@@ -77,6 +77,7 @@ class Engine:
         identity: Identity,
         tls: ssl.SSLContext,
         udp: Sequence[socket.socket],
+        latest_time: float,
         cached: MapResponse | None = None,
     ) -> None:
         self._config = config
@@ -99,7 +100,7 @@ class Engine:
         node_private = identity.node_key or NodePrivate.generate(secrets.token_bytes(KEY_BYTES))
         disco = DiscoPrivate.generate(secrets.token_bytes(KEY_BYTES))  # another one in each life
         self._filter = PacketFilter()
-        self._device = Device(node_private, secrets.token_bytes, wall_clock=time.time)
+        self._device = Device(node_private, secrets.token_bytes, wall_clock=time.time, latest_time=latest_time)
         self._router = Router(self._device, self._filter, disco, direct=config.direct)
         self._peering = Peering(self._device, self._router, boot_time)
         self._pings = Pings()
@@ -524,12 +525,13 @@ def run(
     udp: Sequence[socket.socket],
     config: NodeConfig,
     identity: Identity,
+    latest_time: float,
     cache_fd: int,
     parent: int,
 ) -> NoReturn:
     """An engine's whole life, in a process just forked from its keeper. `udp` are the sockets that peers know us by.
 
-    `cache_fd` is the cached netmap, -1 where there is none.
+    `latest_time` is the latest wall clock (Unix time) that engines before it may have told peers of, `cache_fd` the cached netmap, -1 where there is none.
     """
     exit_status = 1
     try:
@@ -540,7 +542,7 @@ def run(
         linux.drop_all_rights(ENGINE_UID_BASE + parent, parent)
         warm.watch_imports()
         cached = netmap_cache.read(cache_fd, identity.node_key.public if identity.node_key else None)
-        asyncio.run(_run(channel, api, udp, config, identity, tls, cached))
+        asyncio.run(_run(channel, api, udp, config, identity, latest_time, tls, cached))
         exit_status = 0
     except Exception:  # the last frame of a process: say it where somebody may look
         log.exception("the engine failed")
@@ -555,7 +557,8 @@ async def _run(
     udp: Sequence[socket.socket],
     config: NodeConfig,
     identity: Identity,
+    latest_time: float,
     tls: ssl.SSLContext,
     cached: MapResponse | None,
 ) -> None:
-    await Engine(channel, api, config, identity, tls, udp, cached).run()
+    await Engine(channel, api, config, identity, tls, udp, latest_time, cached).run()

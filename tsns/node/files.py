@@ -21,6 +21,7 @@ from tsns.state import Identity
 IDENTITY_NAME: Final = "identity.json"
 SETTINGS_NAME: Final = "settings.json"
 CACHE_NAME: Final = "netmap.cache"
+CLOCK_NAME: Final = "clock"  # an empty file: its time is what it says
 MAX_CACHE_BYTES: Final = 64 << 20  # of a netmap
 READABLE_MODE: Final = 0o644
 # Secrets, and what comes from the environment of a single call: not remembered, and no reason to start the engine anew.
@@ -56,7 +57,7 @@ class NodeFiles:
     def forget(self, *, keep_log: bool) -> None:
         """Remove what is kept of a node that control never knew."""
         if keep_log:
-            for name in (IDENTITY_NAME, SETTINGS_NAME):
+            for name in (IDENTITY_NAME, SETTINGS_NAME, CLOCK_NAME):
                 (self.home / name).unlink(missing_ok=True)
         else:
             shutil.rmtree(self.home, ignore_errors=True)
@@ -66,6 +67,20 @@ class NodeFiles:
         if self._lasting:
             with contextlib.suppress(OSError):
                 state.save(self.home / SETTINGS_NAME, json.dumps(settings(config)).encode())
+
+    def latest_time(self) -> float:
+        """The latest wall clock (Unix time) that a run of this node has noted; 0 where none has."""
+        try:
+            return (self.home / CLOCK_NAME).stat().st_mtime
+        except OSError:
+            return 0.0
+
+    def note_time(self, now: float) -> None:
+        """Note the wall clock, unless it went back: peers refuse handshakes whose time stamps do."""
+        latest = max(now, self.latest_time())
+        with contextlib.suppress(OSError):  # a full disk is said by the identity's own saving
+            (self.home / CLOCK_NAME).touch(mode=state.FILE_MODE)
+            os.utime(self.home / CLOCK_NAME, (latest, latest), follow_symlinks=False)
 
     def open_cache(self) -> int:
         """A descriptor of the netmap that was last seen; -1 where there is none."""

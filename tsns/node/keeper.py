@@ -42,6 +42,7 @@ STEADY_AFTER_S: Final = 10.0  # an engine that lived that long may fail afresh
 MAX_FIRST_FAILURES: Final = 3  # engines that died before the node ever was ready
 SCAN_FIRST_S: Final = 0.05
 SCAN_MAX_S: Final = 2.0
+NOTE_TIME_EVERY_S: Final = 3600.0
 MAX_LISTED: Final = 200  # processes inside
 MAX_TEXT: Final = 2000  # of what the engine wants a person to read
 LOG_FORMAT: Final = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
@@ -127,6 +128,7 @@ class Keeper:
     def _end(self) -> None:
         self._places.control.unlink(missing_ok=True)  # no new clients; those in the backlog find nobody and start anew
         self._engine.stop(logout=self._logout or self._config.ephemeral)
+        self._note_time()
         self._log.drain()
         if self._namespace is not None:
             os.close(self._namespace.tun)
@@ -243,12 +245,18 @@ class Keeper:
         assert identity is not None  # loaded before the first engine
 
         add_udp_sockets(self._udp, self._config.port)
+        latest = self._files.latest_time()
+        self._note_time()
 
         def body(channel: socket.socket, parent: int) -> NoReturn:
-            engine.run(channel, self._api, self._udp, self._config, identity, self._files.open_cache(), parent)
+            engine.run(channel, self._api, self._udp, self._config, identity, latest, self._files.open_cache(), parent)
 
         self._engine.start(body)
         self._give_tun()
+
+    def _note_time(self) -> None:
+        self._files.note_time(time.time())
+        self._watch.at("note time", time.monotonic() + NOTE_TIME_EVERY_S, self._note_time)
 
     def _close_udp(self) -> None:
         for sock in self._udp:
@@ -297,6 +305,7 @@ class Keeper:
         code = os.waitstatus_to_exitcode(status)
         how = f"signal {-code}" if code < 0 else f"status {code}"
         log.error("the engine ended unbidden (%s) after %.1f s", how, lived_s)
+        self._note_time()
         self._ready = False
         self._failures = 1 if lived_s > STEADY_AFTER_S else self._failures + 1
         if not self._was_ready and self._failures >= MAX_FIRST_FAILURES:

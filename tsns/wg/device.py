@@ -22,6 +22,7 @@ from tsns.agenda import Agenda
 from tsns.keys import NodePrivate, NodePublic
 from tsns.proto.addresses import Prefix
 from tsns.proto.packets import destination, source, trimmed
+from tsns.wg import tai64n
 from tsns.wg.admission import Admission
 from tsns.wg.allowed_ips import AllowedIPs
 from tsns.wg.counters import Counters, Drop
@@ -97,7 +98,8 @@ class Device:
     """A WireGuard device.
 
     `random(n)` gives n bytes fit for keys. `wall_clock()` is the Unix time for time stamps, which must not go back from
-    one run of the program to the next; within a run the device sees to that itself. `mtu` is the TUN's.
+    one run of the program to the next: `latest_time` is the latest that runs before this one had. Within a run the
+    device sees to that itself. `mtu` is the TUN's.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Device:
         random: Callable[[int], bytes],
         *,
         wall_clock: Callable[[], float],
+        latest_time: float = 0.0,
         mtu: int = DEFAULT_MTU,
     ) -> None:
         self.random = random
@@ -118,7 +121,8 @@ class Device:
         self._admission = Admission(self.own.public, random)
         self._peers: dict[NodePublic, Peer] = {}
         self._allowed: AllowedIPs[Peer] = AllowedIPs()
-        self._last_stamp_removed = 0  # the greatest time stamp sent to peers that were removed: they may come back
+        # The greatest time stamp sent to peers that were removed, or that runs before us may have sent to any.
+        self._stamp_floor = tai64n.stamp(latest_time)
         self._agenda: Agenda[Tunnel] = Agenda()
 
     # --- configuration ---------------------------------------------------------------------------------------------
@@ -132,7 +136,7 @@ class Device:
         peer = self._peers.get(key)
         if peer is None:
             peer = self._peers[key] = Peer(key)
-            peer.last_stamp = self._last_stamp_removed
+            peer.last_stamp = self._stamp_floor
         else:
             self._allowed.remove(peer.allowed, peer)
         peer.allowed = tuple(allowed)
@@ -147,7 +151,7 @@ class Device:
         peer = self._peers.pop(key, None)
         if peer is not None:
             self._allowed.remove(peer.allowed, peer)
-            self._last_stamp_removed = max(self._last_stamp_removed, peer.last_stamp)
+            self._stamp_floor = max(self._stamp_floor, peer.last_stamp)
             self._end(peer)
 
     def reset_peer(self, key: NodePublic) -> None:

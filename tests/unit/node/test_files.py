@@ -87,3 +87,17 @@ def test_what_is_mounted_inside_is_written_in_place(places: Places) -> None:
     after = places.node("web").resolv.stat()
     assert "search tail.example" in places.node("web").resolv.read_text()
     assert (before.st_ino, after.st_mode & 0o777) == (after.st_ino, 0o644)
+
+
+def test_the_latest_time_that_was_noted_never_goes_back(places: Places) -> None:
+    node = NodeFiles(places.node("web"), lasting=True)
+    assert node.latest_time() == 0.0, "nobody has noted one"
+    node.home.mkdir(parents=True)
+    node.note_time(1_800_000_000.5)
+    node.note_time(1_500_000_000.0)
+    assert NodeFiles(places.node("web"), lasting=True).latest_time() == 1_800_000_000.5
+    assert (node.home / "clock").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_time_that_cannot_be_noted_is_no_failure(places: Places) -> None:
+    NodeFiles(places.node("web"), lasting=True).note_time(1.0)  # its directory is not there

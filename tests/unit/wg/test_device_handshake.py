@@ -12,13 +12,14 @@ from tests.unit.wg.shuttle import (
     WALL_CLOCK_AT_0,
     Shuttle,
     delayed,
+    entropy,
     losing,
     lost,
 )
 from tsns.keys import NodePrivate, NodePublic
 from tsns.wg.cookie import CookieJar
 from tsns.wg.counters import Drop
-from tsns.wg.device import Reply, Transmit
+from tsns.wg.device import Device, Reply, Transmit
 from tsns.wg.endpoints import UdpSource
 from tsns.wg.handshake import OwnKey, PeerKey, initiate
 from tsns.wg.timers import MAX_RETRIES
@@ -287,6 +288,20 @@ def test_stamps_grow_even_for_a_peer_that_was_removed_and_came_back() -> None:
     line.run_for(0.1)
     assert line.b.delivered == [A_TO_B]
     assert line.b.device.counters[Drop.REPLAYED_INITIATION] == 0
+
+
+def test_stamps_grow_from_one_run_to_the_next_although_the_clock_was_set_back() -> None:
+    line = Shuttle()
+    line.connect()
+    ten_years_back = WALL_CLOCK_AT_0 - 10 * 365 * 86_400
+    for latest_time, delivered in ((0.0, []), (WALL_CLOCK_AT_0 + 1, [A_TO_B])):
+        line.a.device = Device(
+            line.a.key, entropy(77), wall_clock=lambda: ten_years_back + line.now, latest_time=latest_time
+        )
+        line.introduce_b_to_a()
+        line.send(line.a, A_TO_B)
+        line.run_for(0.1)
+        assert line.b.delivered == delivered
 
 
 def test_a_peer_that_began_anew_is_met_at_once() -> None:
