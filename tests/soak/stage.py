@@ -25,6 +25,7 @@ from tsns.keys import NodePublic
 VICTIMS: Final = ("ada", "bob", "cat")  # their engines and keepers are killed
 STEADY: Final = "sue"  # nobody's victim: its processes live as long as the soak
 NODES: Final = (*VICTIMS, STEADY)
+RELAYED: Final = "cat"  # goes by relays only: two of the routes are direct, two lead through the relay
 ROUTES: Final = (("ada", "bob"), ("bob", "cat"), ("cat", "sue"), ("sue", "ada"))  # one probe in each
 STATE_DISK: Final = "size=96m,mode=0700"
 FAR_S: Final = 0.03  # how far the second region is, so that all have the first one as home
@@ -53,7 +54,7 @@ class Stage:
     def begin(self) -> None:
         """Bring the nodes up, and let them talk."""
         for name in NODES:
-            self.tsns.up(name)
+            self.tsns.up(name, *(["--no-direct"] if name == RELAYED else []))
             self.identities[name] = identity_of(self.directories, name)
             self.addresses[name] = str(self.tsns.json("ip", name)["addresses"][0])
         for source, target in ROUTES:

@@ -158,7 +158,7 @@ class Engine:
             underlay=self._underlay,
             tls=self._tls,
             receive=self._on_derp,
-            drained=self._on_drained,
+            drained=self._arrange_reading,
             changed=self._on_relays_changed,
         )
 
@@ -344,11 +344,12 @@ class Engine:
         if itself is None:
             return
         self._apply_rules(netmap, change)
+        self._arrange_reading()
         begun_anew = self._peering.apply(netmap, change, time.time())
         if self._pump is not None:
             self._pump.dispatch(())  # paths may have something to do
             for key in begun_anew:
-                self._pump.greet(key)
+                self._pump.begin_anew(key)
         if change.derp_map:
             self._derp.set_map(netmap.derp_map)
             self._home.set_map(netmap.derp_map)
@@ -421,6 +422,7 @@ class Engine:
             event=self._on_event,
             tun_lost=self._on_tun_lost,
         )
+        self._arrange_reading()
         self._pump.start()
         self._reachability.set_pump(self._pump)
         self._spawn(self._reachability.run())
@@ -455,16 +457,19 @@ class Engine:
         way = self._derp.route(peer, region)
         if way is not None:
             self._derp.send(way, peer, list(datagrams))
-            if self._derp.congested and self._pump is not None:
-                self._pump.pause()
+            self._arrange_reading()
 
     def _on_derp(self, region: int, frames: list[tuple[NodePublic, bytes]]) -> None:
         if self._pump is not None:
             self._pump.receive_derp(region, frames)
 
-    def _on_drained(self) -> None:
+    def _arrange_reading(self) -> None:
+        """Packets of the host's stay in the TUN while the relays have enough to do, and until there are rules to judge them by."""
         if self._pump is not None:
-            self._pump.resume()
+            if self._netmap is None or self._derp.congested:
+                self._pump.pause()
+            else:
+                self._pump.resume()
 
     def _on_relays_changed(self) -> None:
         home = self._condition.home

@@ -39,10 +39,7 @@ class Peering:
         self._jailed: set[NodePublic] = set()  # they may not open connections to us
 
     def apply(self, netmap: NetMap, change: NetMapChange, wall_now: float) -> list[NodePublic]:
-        """Follow one difference; returns the peers that have begun anew, whose sessions are gone.
-
-        They should be greeted: one that began anew while control was away may hold a session that we have just ended.
-        """
+        """Follow one difference; returns the peers whose processes are others now, with whom there should be new keys."""
         begun_anew: list[NodePublic] = []
         if self._suspended:
             return begun_anew
@@ -52,9 +49,7 @@ class Peering:
             if old.key != new.key:
                 self._remove(old)
             elif old.disco_key != new.disco_key and (key := node_key(new)):
-                if self._device.statistics(key).last_handshake is not None:
-                    begun_anew.append(key)
-                self._device.reset_peer(key)  # it knows our session no more
+                begun_anew.append(key)
             if _concerns_packets(old, new):
                 self._set(netmap, new, wall_now)
         for node in change.added:

@@ -154,12 +154,6 @@ class Device:
             self._stamp_floor = max(self._stamp_floor, peer.last_stamp)
             self._end(peer)
 
-    def reset_peer(self, key: NodePublic) -> None:
-        """End the session with a peer whose process has begun anew and lost it: the next packet asks for a new one."""
-        peer = self._peers.get(key)
-        if peer is not None:
-            self._end(peer)
-
     def set_private_key(self, key: NodePrivate) -> None:
         """Become somebody else: all sessions end, the peers stay known."""
         for peer in self._peers.values():
@@ -186,6 +180,16 @@ class Device:
         """What was exchanged with this peer."""
         peer = self._peers.get(key)
         return _NOTHING if peer is None else peer.statistics()
+
+    def begin_anew(self, key: NodePublic, now: float) -> list[Output]:
+        """Ask a peer whose process is another one for new keys, if we had any with it."""
+        out: list[Output] = []
+        peer = self._peers.get(key)
+        if peer is not None and peer.tunnel is not None:
+            effects = Effects()
+            peer.tunnel.begin_anew(now, effects)
+            self._finish(peer.tunnel, effects, out)
+        return out
 
     # --- sending ---------------------------------------------------------------------------------------------------
 

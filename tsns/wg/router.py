@@ -204,6 +204,12 @@ class Router:
         self._route(self.device.send_to(peer, [KEEPALIVE], now), now, out)
         return out
 
+    def begin_anew(self, peer: NodePublic, now: float) -> list[Output]:
+        """The peer's process is another one; see `Device.begin_anew`."""
+        out: list[Output] = []
+        self._route(self.device.begin_anew(peer, now), now, out)
+        return out
+
     # --- from the network ------------------------------------------------------------------------------------------
 
     def inbound_derp(self, region: int, frames: Iterable[tuple[NodePublic, bytes]], now: float) -> list[Output]:

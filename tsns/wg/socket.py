@@ -210,6 +210,10 @@ class TunPump:
         """Send disco pings; see `Router.ask`."""
         self.dispatch(self._router.ask(peer, token, self._clock()))
 
+    def begin_anew(self, peer: NodePublic) -> None:
+        """Have new keys with a peer whose process is another one; see `Router.begin_anew`."""
+        self.dispatch(self._router.begin_anew(peer, self._clock()))
+
     def greet(self, peer: NodePublic) -> None:
         """Begin a session; see `Router.greet`."""
         self.dispatch(self._router.greet(peer, self._clock()))

@@ -40,6 +40,7 @@ QUICK_RETRIES_AFTER_S: Final = (0.25, 0.25, 0.5, 1.0)
 MIN_INITIATION_GAP_S: Final = 0.02  # between accepted initiations of one peer
 UNCONFIRMED_PATIENCE_S: Final = 1.0  # how long a responder without other keys waits before it begins a handshake itself
 MAX_PREVIOUS: Final = 3
+PEERS_OWN_S: Final = 5.0  # see `begin_anew`: control may tell of a new process after that has begun to speak
 YIELD_S: Final = (
     5.0  # how much later the side with the lesser key rekeys, so that two who began at once do not do so for ever
 )
@@ -240,6 +241,20 @@ class Tunnel:
         self._handshake_complete(effects)
         if not self._send_staged(now, effects):
             self._send_keepalive(now, effects)  # the peer may not send before it has seen these keys in use
+
+    def begin_anew(self, now: float, effects: Effects) -> None:
+        """The peer's process is another one, which does not know our keys: ask for new ones, and keep what is to be sent until then.
+
+        Keys that the peer itself asked for a moment ago are likely its new process's, and stay in use meanwhile.
+        """
+        session = self._current
+        if session is None or session.is_initiator or now - session.created_at >= PEERS_OWN_S:
+            self._retire(session, now)  # what is on its way may still be opened
+            self._current = None
+        self._forget_all_pending()
+        self._timers.retransmit = inf
+        self._last_initiation_at = self._last_response_at = -inf
+        self._begin_handshake(now, effects)
 
     def receive_cookie(self, message: bytes, now: float) -> None:
         """Keep the cookie for the next handshake message; the timers send that one."""

@@ -308,9 +308,23 @@ def test_a_peer_that_began_anew_is_met_at_once() -> None:
     line = Shuttle()
     line.connect()
     line.b.device.set_private_key(line.b.key)
-    line.a.device.reset_peer(line.b.key.public)
-    line.a.device.reset_peer(NodePublic(b"\x01" * 32))
-    assert not line.a.device.indices.sessions
+    line.do(line.a, line.a.device.begin_anew(line.b.key.public, line.now))
+    assert line.a.device.begin_anew(NodePublic(b"\x01" * 32), line.now) == [], "nothing was spoken with that one"
+    line.send(line.a, A_TO_B)
+    line.run_for(0.1)
+    assert line.b.delivered == [A_TO_B]
+
+
+def test_the_keys_that_a_new_process_has_asked_for_stay_in_use() -> None:
+    """Control's word that the peer has begun anew comes after the peer's own first packets."""
+    line = Shuttle()
+    line.connect()
+    line.b.device.set_private_key(line.b.key)
+    line.send(line.b, B_TO_A)
+    line.run_for(0.1)
+    assert line.a.delivered == [B_TO_A]
+    line.b.fate = lost  # whatever is asked for now takes long
+    line.do(line.a, line.a.device.begin_anew(line.b.key.public, line.now))
     line.send(line.a, A_TO_B)
     line.run_for(0.1)
     assert line.b.delivered == [A_TO_B]
