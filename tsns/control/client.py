@@ -40,7 +40,7 @@ from tsns.control.map_stream import MapStream
 from tsns.control.netmap import NetMap, NetMapChange
 from tsns.control.pings import Pings
 from tsns.control.register import Accepted
-from tsns.control.updates import MAP_PATH, Updates, load_balancing
+from tsns.control.updates import MAP_PATH, Updates, load_balancing, refuses
 from tsns.error import ProtocolError, RetryableError, UserError
 from tsns.keys import DiscoPublic, MachinePublic, NodePrivate
 from tsns.netns.underlay import Underlay
@@ -113,12 +113,12 @@ class ControlClient:
         )
         self._logins = Logins(identity, config, hostinfo, events)
         self._netmap = NetMap()
-        self._updates = Updates(config.capability_version, hostinfo, disco)
         self._pings = Pings(self._dialer)
         self._backoff = Backoff(random.random)
         self._login_backoff = Backoff(random.random)
         self._cached = cached
         self._kicked = asyncio.Event()  # something else is to be done than a moment ago
+        self._updates = Updates(config.capability_version, hostinfo, disco, on_refusal=self._kicked.set)
         self._saying_goodbye = asyncio.Lock()
         self._expiry_timer: asyncio.TimerHandle | None = None
         self._expired = False
@@ -251,9 +251,10 @@ class ControlClient:
                     if login is not None and generation != self._logins.generation:
                         await _cancelled(login)
                         login = None
-                    if follow is not None and node_key != self.identity.node_key:
+                    if follow is not None and (node_key != self.identity.node_key or self._updates.refused):
                         await _cancelled(follow)
                         follow = None
+                    self._updates.refused = False
                     if login is None and self._logins.due:
                         generation = self._logins.generation
                         login = asyncio.create_task(self._log_in(connection), name="control login")
@@ -426,7 +427,7 @@ class ControlClient:
         except TimeoutError:
             raise RetryableError(f"control does not answer {MAP_PATH} within {WATCHDOG_S:.0f} s") from None
         problem = f"control answers {MAP_PATH} with HTTP {head.status} ({one_line(bytes(text))})"
-        if head.status == 429 or head.status >= 500 or b"unsupported client version" in text:
+        if not refuses(head.status) or b"unsupported client version" in text:
             raise RetryableError(problem, wish_of(head.status, head.retry_after, time.time(), random.random))
         if self._logins.refusal is not None:
             raise self._logins.refusal
@@ -454,7 +455,9 @@ class ControlClient:
                 self._set_connected(True)
         if netmap.self_node is not None:
             self._check_expiry()
-            self._set_pending_approval(not netmap.self_node.machine_authorized)
+            # Headscale, which has no approval, calls a node unauthorised whose key has expired.
+            waits = not netmap.self_node.machine_authorized and not netmap.expired(netmap.self_node, now)
+            self._set_pending_approval(waits)
 
     def _check_expiry(self) -> None:
         """See whether our key is still good, now and when it runs out."""

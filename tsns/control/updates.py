@@ -3,10 +3,13 @@
 Source: control/controlclient (auto.go, updateRoutine) of Tailscale's module. Servers differ: Tailscale's own reads nothing but who is asking
 from a stream's request, Headscale takes all of it. So both requests say the same, and one lite update follows each start of a stream.
 
-    stream starts --> send --200--> wait for a change that counts --> send ...
+    stream starts --> send --200--> wait for a change that counts, or some minutes --> send ...
+                       |--4xx--> `refused`: the stream is asked for anew, and its answer says whether control still knows us
                        `--anything else--> back off, then send the newest
 
-One is in flight at a time. Latencies alone are no change: Headscale tells every peer of each update.
+One is in flight at a time. Latencies alone are no change: Headscale tells every peer of each update. An update without news costs a server
+little, and is how we learn that Headscale has deleted this node: it leaves the stream open and sends keep-alives, whatever has become of
+the node.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -31,14 +34,25 @@ from tsns.proto.types import Hostinfo, MapRequest, NetInfo, encode
 MAP_PATH: Final = "/machine/map"
 UPDATE_TIMEOUT_S: Final = 30.0
 HOME_PATIENCE_S: Final = 1.0  # a first update without a home would only delay the one that names it
+REASSURE_S: Final = (
+    240.0,
+    360.0,
+)  # after which an update goes without news; spread, for nodes that lost their server together
 
 log = logging.getLogger(__name__)
 
 
 class Updates:
-    """Keeps control informed. `version` is the capability version."""
+    """Keeps control informed. `version` is the capability version.
 
-    def __init__(self, version: int, hostinfo: Hostinfo, disco: DiscoPublic) -> None:
+    `on_refusal` is called when control refuses an update for good, after `refused` was set; who acts on that resets it.
+    """
+
+    def __init__(
+        self, version: int, hostinfo: Hostinfo, disco: DiscoPublic, on_refusal: Callable[[], None] = lambda: None
+    ) -> None:
+        self.refused = False
+        self._on_refusal = on_refusal
         self._version = version
         self._hostinfo = hostinfo
         self._disco = disco
@@ -46,6 +60,7 @@ class Updates:
         self._changed = asyncio.Event()
         self._accepted_home: int | None = None
         self._acceptance = asyncio.Event()  # replaced by another one each time it is set
+        self._backoff = Backoff(random.random)
 
     def set_net_info(self, net_info: NetInfo) -> None:
         """Tell what the network looks like, the home region above all."""
@@ -78,8 +93,7 @@ class Updates:
         )
 
     async def run(self, connection: Connection, node_key: NodePublic) -> None:
-        """Send updates beside a stream that has started, until cancelled or the connection fails."""
-        backoff = Backoff(random.random)
+        """Send updates beside a stream that has started, until cancelled, refused, or the connection fails."""
         sent: MapRequest | None = None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(HOME_PATIENCE_S):
@@ -88,8 +102,10 @@ class Updates:
             self._changed.clear()
             request = self.request(node_key, stream=False)
             if (counting := _counting(request)) == sent:
-                await self._changed.wait()
-                continue
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(random.uniform(*REASSURE_S)):  # noqa: S311 (no secret)
+                        await self._changed.wait()
+                        continue
             try:
                 reply = await connection.request(
                     "POST",
@@ -99,14 +115,20 @@ class Updates:
                     timeout_s=UPDATE_TIMEOUT_S,
                     reads_success=False,  # some servers send all of the netmap, whatever was asked for
                 )
+                if refuses(reply.status):
+                    log.info("control refuses an update: %s", described(reply))
+                    await asyncio.sleep(self._backoff.failed())
+                    self.refused = True
+                    self._on_refusal()
+                    return
                 _check(reply)
             except (ProtocolError, RetryableError) as error:
                 wish = error.retry_after_s if isinstance(error, RetryableError) else None
-                delay = backoff.failed(wish)
+                delay = self._backoff.failed(wish)
                 log.info("control did not take an update: %s; again in %.1f s", error, delay)
                 await asyncio.sleep(delay)
                 continue
-            backoff.succeeded()
+            self._backoff.succeeded()
             sent = counting
             self._accept(request)
 
@@ -123,6 +145,11 @@ class Updates:
     @staticmethod
     def _home(hostinfo: Hostinfo | None) -> int | None:
         return hostinfo.net_info.preferred_derp or None if hostinfo and hostinfo.net_info else None
+
+
+def refuses(status: int) -> bool:
+    """Whether this answer to a map request is no, rather than not now."""
+    return 400 <= status < 500 and status != 429
 
 
 def load_balancing(*keys: NodePublic | None) -> tuple[tuple[str, str], ...]:

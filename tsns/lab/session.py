@@ -33,7 +33,7 @@ class Cut(enum.Enum):
 
 
 class MapSession:
-    """A stream. `view` makes the present view of its node, None once the node is gone."""
+    """A stream. `view` makes the present view of its node, None once the node is gone; then a stream that `outlives_node` only goes silent."""
 
     def __init__(
         self,
@@ -46,6 +46,7 @@ class MapSession:
         now: Callable[[], float],
         keep_alive_s: Callable[[], float],
         batch_s: float,
+        outlives_node: bool = False,
     ) -> None:
         self.node = node
         self.sent = 0  # messages, keep-alives included
@@ -56,6 +57,7 @@ class MapSession:
         self._now = now
         self._keep_alive_s = keep_alive_s
         self._batch_s = batch_s
+        self._outlives_node = outlives_node
         self._known: View | None = None
         self._injected: deque[MapResponse | bytes | Cut] = deque()
         self._wake = asyncio.Event()
@@ -112,7 +114,7 @@ class MapSession:
     async def _difference_sent(self) -> bool:
         view = self._view()
         if view is None or self._known is None:
-            return False
+            return self._outlives_node and self._known is not None
         message = difference(self._known, view, patches=self._faults.dialect.patches, now=self._now())
         self._known = view
         if message is not None:

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Final
+
+import msgspec
 
 from tsns.keys import NodePublic
 from tsns.lab.faults import Faults
@@ -62,8 +65,12 @@ class StreamServer:
         """What a node may know by now; None once it is deleted."""
         if node.id not in self.tailnet.nodes:
             return None
-        cap = node.cap if self.registrar.mode is Mode.HEADSCALE else None  # Headscale: every peer has the viewer's own
-        return self._views.of(node, cap=cap, now=self.now())
+        if self.registrar.mode is Mode.SAAS:
+            return self._views.of(node, cap=None, now=self.now())
+        view = self._views.of(node, cap=node.cap, now=self.now())  # Headscale: every peer has the viewer's own
+        if node.expired(self.now()):  # and whose key has expired is not authorised
+            return replace(view, self_node=msgspec.structs.replace(view.self_node, machine_authorized=None))
+        return view
 
     async def _stream(self, node: LabNode, exchange: Exchange, *, zstd: bool) -> None:
         """Answer a streaming map request, until the stream ends."""
@@ -80,6 +87,7 @@ class StreamServer:
             now=self.now,
             keep_alive_s=lambda: self.keep_alive_s,
             batch_s=self.batch_s,
+            outlives_node=self.registrar.mode is Mode.HEADSCALE,
         )
         sessions.append(session)
         self._cancel_timers(node)

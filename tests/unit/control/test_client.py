@@ -26,6 +26,7 @@ from tsns.keys import DiscoPublic, MachinePublic, NodePrivate
 from tsns.lab.certificate import Certificate, make
 from tsns.lab.control import ControlServer, Recorded
 from tsns.lab.faults import EarlyPayload, json
+from tsns.lab.registrar import Mode
 from tsns.lab.tailnet import LabNode, Tailnet
 from tsns.netns.underlay import Stream, Underlay
 from tsns.proto.types import (
@@ -295,14 +296,55 @@ def test_a_useless_auth_key_does_no_harm_to_a_known_node(caplog: pytest.LogCaptu
     scenario(play)
 
 
-def test_a_deleted_node_logs_in_again() -> None:
+@pytest.mark.parametrize("mode", list(Mode))
+def test_a_deleted_node_logs_in_again(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One server ends the stream. The other, as Headscale does, lets it go on in silence, and answers nothing but the next update."""
+
+    async def play(site: Site) -> None:
+        site.control.mode = mode
+        monkeypatch.setattr(updates_module, "REASSURE_S", (0.3, 0.3))
+        client = site.client(site.with_key())
+        async with running(client) as until:
+            await until(lambda: events(client).ups)
+            client.set_net_info(HOME)
+            await client.home_accepted(1)
+            before = node_key(client)
+            site.control.remove(site.node(client))
+            await until(lambda: len(site.control.tailnet.nodes) == 1 and events(client).ups[-1])
+            assert site.node(client).id == 2
+            assert node_key(client) == before
+            assert events(client).lost == [True, False]
+
+    scenario(play)
+
+
+def test_an_update_without_news_is_sent_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play(site: Site) -> None:
+        monkeypatch.setattr(updates_module, "REASSURE_S", (0.05, 0.1))
+        client = site.client(site.with_key())
+        async with running(client) as until:
+            await until(lambda: events(client).ups)
+            client.set_net_info(HOME)
+            await until(lambda: len(site.updates()) >= 3)
+            assert events(client).ups == [True]
+
+    scenario(play)
+
+
+def test_a_refused_update_is_no_refused_key() -> None:
+    """Guards against a login for nothing, and against taking one answer of one request for the word on our key."""
+
     async def play(site: Site) -> None:
         client = site.client(site.with_key())
         async with running(client) as until:
             await until(lambda: events(client).ups)
-            site.control.remove(site.node(client))
+            site.control.faults.fail("/machine/map", 404, "not this one")
+            client.set_net_info(HOME)
+            await client.home_accepted(1)
             await until(lambda: events(client).ups == [True, False, True])
-            assert site.node(client).id == 2
+            assert events(client).lost == []
+            assert len(site.requests("/machine/register")) == 1
+            assert site.underlay.opened == 1, "the connection stays"
 
     scenario(play)
 
@@ -320,6 +362,7 @@ def test_an_expired_key_is_replaced() -> None:
             assert client.identity.old_node_key == old
             request = decode(site.requests("/machine/register")[-1].body, RegisterRequest)
             assert request.old_node_key == str(old.public)
+            assert events(client).pending == [], "nobody has to approve a node whose key has expired"
 
     scenario(play)
 
