@@ -142,6 +142,25 @@ def test_a_server_that_says_nothing_is_no_reason_to_wait(tsns: Tsns, lab: Steere
         subprocess.run(["nft", "delete", "table", "inet", TABLE], check=True)
 
 
+def test_a_start_without_anybody(tsns: Tsns, lab: SteeredLab) -> None:
+    """Guards against a complaint that outlives its reason: control and relay are one server on many a tailnet, and come back together."""
+    both_up(tsns)
+    until(lambda: cached(tsns).exists())
+    assert tsns("down", "web").returncode == 0
+    lab.wait(lambda lab: lab.control.stop())
+    lab.wait(lambda lab: lab.derp.stop())
+
+    done = tsns("up", "web")
+    assert done.returncode == 0, done.stderr
+    assert any("no relay can be reached" in text for text in state(tsns)["health"])
+
+    lab.wait(lambda lab: lab.derp.start())
+    lab.wait(lambda lab: lab.control.start())
+    until(lambda: state(tsns)["state"] == "running", RECONNECT_S)
+    until(lambda: reaches(tsns, "web", "db"), RECONNECT_S)
+    until(lambda: state(tsns)["health"] == [])
+
+
 def test_a_garbled_cache_is_passed_over(tsns: Tsns, lab: SteeredLab) -> None:
     """Guards against an engine that dies of its own file."""
     both_up(tsns)

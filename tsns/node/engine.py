@@ -473,9 +473,13 @@ class Engine:
 
     def _on_relays_changed(self) -> None:
         home = self._condition.home
-        lost = [relay for relay in self._derp.status() if relay.region == home and relay.state is not State.CONNECTED]
-        if home is not None and lost and self._authorised.is_set():
-            self._home.request()
+        for relay in self._derp.status():
+            if relay.region != home:
+                continue
+            if relay.state is State.CONNECTED:
+                self._condition.warnings.pop("relay", None)
+            elif self._authorised.is_set():
+                self._home.request()
 
     def _on_home(self, region: int | None, net_info: NetInfo) -> None:
         if region != self._condition.home:
