@@ -1,7 +1,7 @@
 """LocalAPI's part of `tsns login` and `tsns logout` (ring 1). For root alone: an identity is more than a question's answer.
 
 POST /tsns/v1/login {"auth_key": TEXT or null}    begin; without a key control gives a URL
-GET /tsns/v1/login                                what has become of it
+GET /tsns/v1/login                                what has become of it; who no longer asks has given up
 POST /tsns/v1/login/cancel                        nobody waits any more
 POST /tsns/v1/logout                              give the identity up
 """
@@ -18,6 +18,7 @@ from tsns.node.localapi import Answer, Handler, need_root
 
 LOGOUT_TIMEOUT_S: Final = 10.0
 MAX_KEY_CHARS: Final = 4096
+ABANDONED_S: Final = 30.0  # `tsns login` asks several times a second while it waits; killed, it can no longer cancel
 
 
 class Client(Protocol):
@@ -44,6 +45,7 @@ class LoginApi:
         self._client = client
         self._state = state
         self._logged_out = logged_out
+        self._abandoned: asyncio.TimerHandle | None = None
 
     def handlers(self) -> Mapping[tuple[str, str], Handler]:
         """By method and path."""
@@ -90,4 +92,9 @@ class LoginApi:
     def _answer(self) -> Answer:
         state, url = self._state()
         login = self._client.asked_login
+        if self._abandoned is not None:
+            self._abandoned.cancel()
+            self._abandoned = None
+        if login.pending:
+            self._abandoned = asyncio.get_running_loop().call_later(ABANDONED_S, self._client.cancel_login)
         return {"pending": login.pending, "error": login.error, "hint": login.hint, "state": state, "login_url": url}

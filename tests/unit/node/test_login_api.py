@@ -9,6 +9,7 @@ import pytest
 
 from tsns.control.client import AskedLogin
 from tsns.error import RetryableError, UserError
+from tsns.node import login_api
 from tsns.node.localapi import Answer, ForbiddenError
 from tsns.node.login_api import LoginApi
 
@@ -72,6 +73,31 @@ def test_a_login_one_at_a_time() -> None:
     assert not ask(client, "login", method="GET")["pending"]
     assert ask(client, "login", {})["pending"]
     assert client.done == [("login", "k"), ("login", None)]
+
+
+def test_a_login_of_somebody_who_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a `tsns login` that was killed and keeps everybody else out."""
+    monkeypatch.setattr(login_api, "ABANDONED_S", 0.05)
+    client = Client()
+
+    async def told() -> None:
+        raise AssertionError("there was no logout")
+
+    async def play() -> None:
+        handlers = LoginApi(client, lambda: ("running", "u"), told).handlers()
+        await handlers["POST", "/tsns/v1/login"]({"auth_key": None}, 0)
+        for _ in range(5):
+            await asyncio.sleep(0.02)
+            assert (await handlers["GET", "/tsns/v1/login"]({}, 0))["pending"], "somebody is asking"
+        await asyncio.sleep(0.1)
+        assert not client.asked_login.pending
+        await handlers["POST", "/tsns/v1/login"]({"auth_key": "k"}, 0)
+        client.asked_login = AskedLogin()
+        await handlers["GET", "/tsns/v1/login"]({}, 0)
+        await asyncio.sleep(0.1)
+        assert client.asked_login == AskedLogin(), "what is over is not cancelled"
+
+    asyncio.run(play())
 
 
 @pytest.mark.parametrize("key", [5, "", "x" * 5000, ["k"]])
