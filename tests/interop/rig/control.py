@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import re
 import sys
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from tests.interop.rig.internet import Daemon, Host, wait_for
 from tests.interop.rig.peers import headscale_binary, peer
-from tests.interop.rig.relay import Derper, derp_map, write_derp_map
+from tests.interop.rig.relay import STUN_PORT, Authority, Derper, derp_map, write_derp_map
 
 PORT: Final = 8080
 DOMAIN: Final = "tail.test"  # the tailnet's MagicDNS domain
-NEVER: Final = "0001-01-01T00:00:00Z"  # how Go writes no time at all
 USER: Final = "tester"
+OWN_REGION: Final = 999  # of the relay inside Headscale
+OWN_REGION_CODE: Final = "headscale"
+TLS_FILES: Final = {
+    "tls_cert_path": "crt",
+    "tls_key_path": "key",
+}  # Headscale's settings, and the ends of their files' names
 
 
 class Control(Protocol):
@@ -97,16 +103,22 @@ class UpstreamControl:
 
 @dataclass
 class Headscale:
-    """A Headscale server whose program the environment names; its whole state is in the host's directory."""
+    """A Headscale server whose program the environment names; its whole state is in the host's directory.
+
+    With an `authority` it is reached by https and is a relay, too, in a region of its own.
+    """
 
     host: Host
-    relays: tuple[Derper, ...]
+    relays: tuple[Derper, ...] = ()
+    authority: Authority | None = None
     url: str = field(init=False)
     _daemon: Daemon | None = None
     _user: str = ""
 
     def __post_init__(self) -> None:
-        self.url = f"http://{self.host.address}:{PORT}"
+        self.url = f"{'https' if self.authority else 'http'}://{self.host.address}:{PORT}"
+        if self.authority:
+            self.authority.issue(self.host.address, self.host.directory)
 
     def start(self) -> None:
         """Returns when the server answers and has a user."""
@@ -122,10 +134,11 @@ class Headscale:
             self._daemon.stop()
             self._daemon = None
 
-    def auth_key(self, *, ephemeral: bool = False) -> str:
-        """A new reusable key."""
-        flags = ["--reusable", *(["--ephemeral"] if ephemeral else [])]
-        return str(self._ask("preauthkeys", "create", "--user", self._user, *flags)["key"])
+    def auth_key(self, *, ephemeral: bool = False, reusable: bool = True, tags: Sequence[str] = ()) -> str:
+        """A new key; one with tags belongs to no user."""
+        flags = [f"--ephemeral={str(ephemeral).lower()}", f"--reusable={str(reusable).lower()}"]
+        owner = ("--tags", ",".join(tags)) if tags else ("--user", self._user)
+        return str(self._ask("preauthkeys", "create", *flags, *owner)["key"])
 
     def node_names(self) -> list[str]:
         """The host names of all nodes that the server knows."""
@@ -133,13 +146,56 @@ class Headscale:
 
     def is_expired(self, name: str) -> bool:
         """Whether this node's key has come to its end, as it does when a node logs out."""
-        node = next(node for node in self._nodes() if node["name"] == name)
-        expiry = dt.datetime.fromisoformat(node.get("expiry") or NEVER)
-        return dt.datetime.fromisoformat(NEVER) < expiry <= dt.datetime.now(dt.UTC)
+        expiry = self._node(name).get("expiry") or {}
+        return bool(expiry) and float(expiry["seconds"]) <= time.time()
+
+    def tags(self, name: str) -> list[str]:
+        """The tags that this node has."""
+        return [str(tag) for tag in self._node(name).get("tags") or ()]
+
+    def register(self, login_url: str) -> None:
+        """Log somebody in who was sent to this page, as an administrator does whom they show it."""
+        self._ask("auth", "register", "--user", USER, "--auth-id", login_url.rpartition("/")[2])
+
+    def reject(self, login_url: str) -> None:
+        """Refuse whoever was sent to this page."""
+        self._ask("auth", "reject", "--auth-id", login_url.rpartition("/")[2])
+
+    def expire(self, name: str) -> None:
+        """End this node's key."""
+        self._ask("nodes", "expire", "--identifier", self._id(name))
+
+    def never_expire(self, name: str) -> None:
+        """Give this node's key, expired or not, a life without end."""
+        self._ask("nodes", "expire", "--disable", "--identifier", self._id(name))
+
+    def rename(self, name: str, to: str) -> None:
+        """Give this node another name in MagicDNS; its host name stays."""
+        self._ask("nodes", "rename", "--identifier", self._id(name), to)
+
+    def delete(self, name: str) -> None:
+        """Forget this node."""
+        self._ask("nodes", "delete", "--force", "--identifier", self._id(name))
+
+    def set_policy(self, policy: dict[str, Any]) -> None:
+        """Go by another policy from now on."""
+        file = self.host.directory / "policy.json"
+        file.write_text(json.dumps(policy))
+        self.host.run(*self._command("policy", "set", "--file", str(file)))
+
+    def said(self) -> str:
+        """The server's log."""
+        return self._daemon.said() if self._daemon else ""
 
     def _nodes(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self._ask("nodes", "list") or []
         return found
+
+    def _node(self, name: str) -> dict[str, Any]:
+        return next(node for node in self._nodes() if node["name"] == name)
+
+    def _id(self, name: str) -> str:
+        return str(self._node(name)["id"])
 
     def _program(self) -> str:
         program = headscale_binary()
@@ -161,19 +217,35 @@ class Headscale:
         return json.loads(self.host.run(*self._command(*words)).stdout)
 
     def _settings(self) -> dict[str, Any]:
-        directory = self.host.directory
+        directory, address = self.host.directory, self.host.address
         derps = directory / "derp-map.yaml"
         derps.write_text(_as_yaml(derp_map(*self.relays)))
+        tls = {name: str(directory / f"{address}.{end}") for name, end in TLS_FILES.items()} if self.authority else {}
         return {
             "server_url": self.url,
-            "listen_addr": f"{self.host.address}:{PORT}",
+            "listen_addr": f"{address}:{PORT}",
+            **tls,
             "metrics_listen_addr": "",
             "grpc_listen_addr": "127.0.0.1:50443",
             "noise": {"private_key_path": str(directory / "noise.key")},
             "prefixes": {"v4": "100.64.0.0/10", "v6": "fd7a:115c:a1e0::/48", "allocation": "sequential"},
-            "derp": {"server": {"enabled": False}, "urls": [], "paths": [str(derps)], "auto_update_enabled": False},
+            "derp": {
+                "server": {
+                    "enabled": self.authority is not None,
+                    "region_id": OWN_REGION,
+                    "region_code": OWN_REGION_CODE,
+                    "region_name": "Headscale's own",
+                    "verify_clients": True,
+                    "stun_listen_addr": f"{address}:{STUN_PORT}",
+                    "private_key_path": str(directory / "derp.key"),
+                },
+                "urls": [],
+                "paths": [str(derps)] if self.relays else [],
+                "auto_update_enabled": False,
+            },
             "disable_check_updates": True,
             "database": {"type": "sqlite", "sqlite": {"path": str(directory / "headscale.sqlite")}},
+            "policy": {"mode": "database"},
             "log": {"level": "debug", "format": "text"},
             "dns": {
                 "magic_dns": True,

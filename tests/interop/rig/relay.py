@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import ipaddress
 import json
 from pathlib import Path
 from typing import Any, Final, Self
@@ -33,10 +34,10 @@ class Authority:
         self.file.write_bytes(_pem(certificate.sign(self._key, hashes.SHA256())))
 
     def issue(self, host_name: str, directory: Path) -> None:
-        """Writes HOST_NAME.crt and HOST_NAME.key, as derper looks for them."""
+        """Writes HOST_NAME.crt and HOST_NAME.key, as derper looks for them. The name may be an address."""
         key = ec.generate_private_key(ec.SECP256R1())
         builder = self._builder(_name(host_name), key.public_key()).add_extension(
-            x509.SubjectAlternativeName([x509.DNSName(host_name)]), critical=False
+            x509.SubjectAlternativeName([_subject(host_name)]), critical=False
         )
         (directory / f"{host_name}.crt").write_bytes(_pem(builder.sign(self._key, hashes.SHA256())))
         key_file = directory / f"{host_name}.key"
@@ -61,6 +62,13 @@ class Authority:
 
 def _name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)])
+
+
+def _subject(host_name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host_name))
+    except ValueError:
+        return x509.DNSName(host_name)
 
 
 def _pem(certificate: x509.Certificate) -> bytes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from tests.interop.rig.control import Control, Headscale, OwnLab, UpstreamControl
+from tests.interop.rig.control import OWN_REGION_CODE, Control, Headscale, OwnLab, UpstreamControl
 from tests.interop.rig.internet import Host, Internet
 from tests.interop.rig.peers import headscale_binary
 from tests.interop.rig.relay import Authority, Derper
@@ -56,13 +56,19 @@ class Tailnet:
 
 @contextlib.contextmanager
 def tailnet(kind: str, directory: Path) -> Iterator[Tailnet]:
-    """A new tailnet with this kind of server (one of KINDS, or "lab"); its files are in `directory`."""
+    """A new tailnet with this kind of server; its files are in `directory`.
+
+    The kind is one of KINDS, or "lab", or "headscale alone": by https, and its own relay.
+    """
     with contextlib.ExitStack() as stack:
         internet = stack.enter_context(Internet(directory))
         server = internet.host("server")
         authority = Authority(server.directory)
-        control, region_code = OwnLab(server), LAB_REGION_CODE
-        if kind != "lab":
+        control: Control = OwnLab(server)
+        region_code = LAB_REGION_CODE
+        if kind == "headscale alone":
+            control, region_code = Headscale(server, authority=authority), OWN_REGION_CODE
+        elif kind != "lab":
             relay = stack.enter_context(Derper(server, authority))
             control, region_code = SERVERS[kind](server, (relay,)), relay.region_code
         stack.callback(control.stop)
