@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tsns.paths import natpmp, pcp
+from tsns.paths.home_network import Network
 from tsns.proto.addresses import pack
 
 NOWHERE: Final = "0.0.0.0"
@@ -38,15 +39,6 @@ class Drop(enum.StrEnum):
     NOT_FROM_GATEWAY = "not from the gateway that was asked"
     MALFORMED = "no answer in the protocol that was asked in"
     NO_MATCH = "answer to something else"
-
-
-@dataclass(frozen=True, slots=True)
-class Network:
-    """Our UDP port, our address towards the gateway, and the gateway."""
-
-    gateway: str
-    own: str
-    port: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,10 @@ from typing import Final
 
 from tsns.paths import natpmp, pcp
 from tsns.paths.epoch import Epoch
-from tsns.paths.gateway_question import NOWHERE, Drop, Network, Purpose, Question, Service, Wanted
+from tsns.paths.gateway_question import NOWHERE, Drop, Purpose, Question, Service, Wanted
+from tsns.paths.home_network import Network, is_of_use
 from tsns.paths.stun import Address
-from tsns.proto.addresses import CGNAT, Prefix, pack, unpack
+from tsns.proto.addresses import pack, unpack
 
 PORT: Final = natpmp.PORT
 LIFETIME_S: Final = 7200  # asked for; a longer one is not believed
@@ -38,10 +39,6 @@ TRUST_S: Final = 600.0  # how long what a gateway last said holds without asking
 QUIET_S: Final = 600.0  # before a network where nothing answered is asked again
 MIN_RETRY_S: Final = 30.0  # between two attempts at a renewal
 UPNP_S: Final = 5.0  # for one attempt by UPnP, from discovery to mapping
-
-HOME: Final = tuple(map(Prefix.parse, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))  # where home routers are
-# Unspecified, loopback, link-local, multicast and beyond; and CGNAT, which is no address for anybody outside, but one of tailnets.
-USELESS: Final = (*map(Prefix.parse, ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")), CGNAT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +133,7 @@ class PortMap:
         self._upnp: TryUpnp | None = None
         self._upnp_until = 0.0
         self._queue: list[Service] = []  # still to be tried
+        self._again = False  # when all is in vain, begin at once
         self._quiet_until: float | None = None
 
     @property
@@ -171,7 +169,7 @@ class PortMap:
 
     def set_network(self, gateway: str | None, own: str | None, port: int, now: float) -> list[Output]:
         """Our UDP port is this one, and the way out leads over this gateway from this address of ours (None: there is none)."""
-        network = _network(gateway, own, port)
+        network = Network.of(gateway, own, port)
         before = self._network
         if network == before:
             return []
@@ -194,6 +192,8 @@ class PortMap:
             mapping.check_at = min(mapping.check_at, now)
         elif self._quiet_until is not None:
             self._quiet_until = now
+        elif self._network is not None:
+            self._again = True  # part of what is being asked may have gone to the other one
         return self.tick(now)
 
     def receive(self, data: bytes, source: Address, now: float) -> list[Output]:
@@ -283,6 +283,7 @@ class PortMap:
 
     def _search(self, now: float) -> list[Output]:
         """Try all services, one that gave something lately first."""
+        self._again = False
         self._quiet_until = None
         trusted = (
             self._gateway.trusted[0] if self._gateway.trusted and now - self._gateway.trusted[1] <= TRUST_S else None
@@ -293,7 +294,7 @@ class PortMap:
     def _next(self, now: float) -> list[Output]:
         if self._queue:
             return self._ask(self._queue.pop(0), now)
-        self._quiet_until = now + QUIET_S
+        self._quiet_until = now if self._again else now + QUIET_S
         return []
 
     def _ask(self, service: Service, now: float) -> list[Output]:
@@ -374,7 +375,7 @@ class PortMap:
         check_at = math.inf if service is Service.UPNP else now + TRUST_S  # UPnP has no clock to look at
         held_s = min(lifetime_s, LIFETIME_S)
         self._mapping = _Mapping(service, external, now + held_s, now + held_s / 2, check_at)
-        if _is_usable(external) and lifetime_s >= MIN_LIFETIME_S:
+        if is_of_use(external) and lifetime_s >= MIN_LIFETIME_S:
             self._queue = []
             self._gateway.speaks[service] = True
             self._gateway.trusted = (service, now)
@@ -402,25 +403,3 @@ class PortMap:
 
 def _datagrams(question: Question) -> list[Output]:
     return [SendTo((question.network.gateway, PORT), data) for data in question.unanswered.values()]
-
-
-def _network(gateway: str | None, own: str | None, port: int) -> Network | None:
-    """The network, if one may ask in it for a mapping: only a home router with a private address is asked."""
-    if not gateway or not own or not 0 < port <= 0xFFFF:
-        return None
-    try:
-        router, us = pack(gateway), pack(own)
-    except ValueError:
-        return None
-    if len(us) != 4 or not any(range_.covers(router) for range_ in HOME):
-        return None
-    return Network(unpack(router), unpack(us), port)
-
-
-def _is_usable(external: Address) -> bool:
-    """Whether somebody else may be told this address."""
-    try:
-        packed = pack(external[0])
-    except ValueError:
-        return False
-    return len(packed) == 4 and 0 < external[1] <= 0xFFFF and not any(range_.covers(packed) for range_ in USELESS)

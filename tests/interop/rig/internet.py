@@ -160,7 +160,7 @@ class Host:
             )
         return Daemon(process, path, log_start)
 
-    def udp_socket(self, port: int) -> socket.socket:
+    def udp_socket(self, port: int, address: str = "") -> socket.socket:
         """A UDP socket of this host for the test itself: it stays in the namespace in which a thread makes it."""
         made: list[socket.socket] = []
 
@@ -174,7 +174,7 @@ class Host:
         thread.start()
         thread.join()
         assert made, f"no socket in {self.namespace}"
-        made[0].bind((self.address, port))
+        made[0].bind((address or self.address, port))
         return made[0]
 
     def block_udp(self, server: str) -> None:

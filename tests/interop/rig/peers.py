@@ -10,7 +10,7 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[3]
 DIRECTORY: Final = ROOT / ".cache" / "peers"  # scripts/peers puts them there
 BUILT: Final = ("tailscaled", "tailscale", "derper", "testcontrol")
-INSTALLED: Final = ("ip", "nsenter", "nft", "ping", "ss", "wg", "wireguard-go")
+INSTALLED: Final = ("ip", "miniupnpd", "nsenter", "nft", "ping", "ss", "wg", "wireguard-go")
 
 
 def peer(name: str) -> str:
