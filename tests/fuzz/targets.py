@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tests.fuzz import control_side, data_side, local_side
+from tests.fuzz import control_side, data_side, home_side, local_side
 from tsns.error import ProtocolError
 
 MAX_CASE_BYTES: Final = 4096
@@ -201,6 +201,31 @@ TARGETS: Final = (
         data_side.stun_seeds(),
         words=("\\x21\\x12\\xa4\\x42", "\\x00\\x20\\x00\\x08", "\\x80\\x28\\x00\\x04", "\\x80\\x22", "tailnode"),
     ),
+    Target(
+        "gateway-answers",
+        home_side.gateway_answers,
+        home_side.gateway_answers_seeds(),
+        words=("\\x00\\x80\\x00\\x00", "\\x00\\x81\\x00\\x00", "\\x02\\x81\\x00\\x00", "\\x00\\x00\\x1c\\x20"),
+    ),
+    Target(
+        "upnp-texts",
+        home_side.upnp_texts,
+        home_side.UPNP_SEEDS,
+        words=(
+            *(
+                "<service>",
+                "</service>",
+                "<serviceType>",
+                "</serviceType>",
+                "<controlURL>",
+                "</controlURL>",
+                "<URLBase>",
+            ),
+            *("urn:schemas-upnp-org:service:WANIPConnection:1", "http://", "LOCATION: ", "<Fault>", "<errorCode>"),
+            *("&#65;", "&amp;", "<![CDATA[", "<!DOCTYPE", "<!--", "AddPortMappingResponse", "HTTP/1.1 200 OK\\r\\n"),
+        ),
+    ),
+    Target("upnp-http", home_side.upnp_http, home_side.UPNP_HTTP_SEEDS, (ProtocolError,), _HTTP),
     Target("packet", data_side.packet, data_side.packet_seeds(), words=_PACKET),
     Target("packet-filter", data_side.packet_filter, data_side.packet_filter_seeds(), words=_PACKET),
     # programs on this machine

@@ -199,12 +199,13 @@ class Upnp:
                     + ((http.send(h11.Data(data=body)) or b"") if body else b"")
                     + (http.send(h11.EndOfMessage()) or b"")
                 )
-                return await _read_answer(http, reader)
+                return await read_answer(http, reader)
             finally:
                 writer.transport.abort()
 
 
-async def _read_answer(http: h11.Connection, reader: asyncio.StreamReader) -> tuple[int, bytes]:
+async def read_answer(http: h11.Connection, reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """The status and the whole body of an answer; ProtocolError or h11.RemoteProtocolError where there is none, or no end to it."""
     status, body = 0, b""
     while True:
         match http.next_event():

@@ -395,6 +395,7 @@ class PortMap:
         """Neither hold nor want anything."""
         self._mapping = self._exchange = self._upnp = self._quiet_until = None
         self._queue = []
+        self._again = False
 
     def _drop(self, why: Drop) -> list[Output]:
         self.dropped[why] += 1
