@@ -21,7 +21,7 @@ from tests.interop.rig.home import Home
 from tests.interop.rig.internet import Daemon
 from tsns.netns.underlay import Underlay
 from tsns.node.portmapping import PortMapping
-from tsns.paths.stun import Address
+from tsns.proto.addresses import Endpoint
 
 ROOT: Final = Path(__file__).parents[2]
 OUR_PORT: Final = 41673
@@ -82,7 +82,7 @@ class Echo(asyncio.DatagramProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.DatagramTransport", transport)
 
-    def datagram_received(self, data: bytes, addr: Address) -> None:
+    def datagram_received(self, data: bytes, addr: Endpoint) -> None:
         self.transport.sendto(data, addr)
 
 

@@ -120,6 +120,7 @@ class Engine:
             cached=cached,
         )
         self._reachability = Reachability(
+            underlay=underlay,
             sockets=udp,
             port=config.port,
             direct=config.direct,
@@ -180,6 +181,7 @@ class Engine:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._reachability.close()
         if self._pump is not None:
             self._pump.close()
         await self._api.close()

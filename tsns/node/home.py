@@ -131,6 +131,11 @@ class HomeFinder:
         """The regions that reports are about."""
         return eligible(self._map)
 
+    def set_port_mapping(self, *, upnp: bool | None, pmp: bool | None, pcp: bool | None, have: bool) -> None:
+        """What the home router offers is part of what control is told; None: not known."""
+        self.net_info = msgspec.structs.replace(self.net_info, upnp=upnp, pmp=pmp, pcp=pcp, have_port_map=have)
+        self._tell()
+
     def network_changed(self) -> None:
         """The host's network is another one: make a full report soon."""
         self._netcheck.forget()
@@ -249,7 +254,8 @@ class HomeFinder:
             log.info("home DERP region: %s, before: %s", self.home, before)
         old = self.net_info
         varies = report.mapping_varies_by_dest_ip
-        self.net_info = NetInfo(
+        self.net_info = msgspec.structs.replace(
+            old,
             mapping_varies_by_dest_ip=old.mapping_varies_by_dest_ip if varies is None else varies,
             working_ipv6=bool(report.v6) or (old.working_ipv6 is True and not report.full),
             os_has_ipv6=self._has_v6,

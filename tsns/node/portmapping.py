@@ -11,13 +11,13 @@ from collections.abc import Callable, Coroutine
 from typing import Final
 
 from tsns.netns.gateway import default_gateways
-from tsns.netns.underlay import Underlay
+from tsns.netns.underlay import Underlay, udp_socket
 from tsns.node.upnp import Upnp
 from tsns.paths import pcp
 from tsns.paths.gateway_question import Service
 from tsns.paths.home_network import is_home_router
 from tsns.paths.portmap import PORT, Mapped, Output, PortMap, ReleaseUpnp, SendTo, TryUpnp
-from tsns.paths.stun import Address
+from tsns.proto.addresses import Endpoint
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class PortMapping:
     `on_mapped(address)` is called whenever the port can be reached at another address of the outside, with None when it no longer can.
     """
 
-    def __init__(self, underlay: Underlay, *, port: int, on_mapped: Callable[[Address | None], None]) -> None:
+    def __init__(self, underlay: Underlay, *, port: int, on_mapped: Callable[[Endpoint | None], None]) -> None:
         self._underlay = underlay
         self._port = port
         self._on_mapped = on_mapped
@@ -50,7 +50,7 @@ class PortMapping:
         self._closed = False
 
     @property
-    def external(self) -> Address | None:
+    def external(self) -> Endpoint | None:
         """Where the port can be reached from outside."""
         return self._portmap.external
 
@@ -146,7 +146,7 @@ class PortMapping:
     def _towards(self, gateway: str) -> socket.socket | None:
         """A socket that hears the gateway only, and whose own address is ours towards it; nothing is sent."""
         try:
-            sock = self._underlay.udp_socket(socket.AF_INET, 0)
+            sock = udp_socket(socket.AF_INET, 0)
         except OSError:
             return None
         try:
@@ -207,7 +207,7 @@ class PortMapping:
             self._look(recheck=False)
         self._act(self._portmap.tick(time.monotonic()))
 
-    def _send(self, address: Address, data: bytes) -> bool:
+    def _send(self, address: Endpoint, data: bytes) -> bool:
         """Send to the gateway; False where that cannot work."""
         if self._place is None or self._sock is None or address != (self._place[0], PORT):
             return False
@@ -229,7 +229,7 @@ class PortMapping:
         self._trying = None
         self._act(self._portmap.upnp(outcome, time.monotonic()))
 
-    def _tell(self, external: Address | None) -> None:
+    def _tell(self, external: Endpoint | None) -> None:
         service = self._portmap.service
         if external is None or service is None:
             log.info("UDP port %d is no longer mapped", self._port)

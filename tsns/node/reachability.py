@@ -1,8 +1,11 @@
 """How this node can be reached from outside: its UDP sockets, what the world sees of them, and who is told (ring 1).
 
     host's addresses ---.
+    mapped port --------+
     STUN reports -------+--> OwnEndpoints --> control, and peers that look for a path to us
                         '--> home region  --> control, relays
+
+The home router is asked to map our port once a STUN report shows that there is a NAT at all.
 
 When the host's network changes, all of it is found out anew: sockets for families that are new, endpoints, home, relays, paths.
 """
@@ -14,9 +17,10 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from tsns.netns.underlay import add_udp_sockets
+from tsns.netns.underlay import Underlay, add_udp_sockets
 from tsns.node.home import HomeFinder
 from tsns.node.host_watch import HostWatch
+from tsns.node.portmapping import PortMapping
 from tsns.paths.endpoints import OwnEndpoints
 from tsns.paths.netcheck import Report
 from tsns.paths.peer_paths import PeerPaths
@@ -42,6 +46,7 @@ class Reachability:
     def __init__(
         self,
         *,
+        underlay: Underlay,
         sockets: Sequence[socket.socket],
         port: int,
         direct: bool,
@@ -59,6 +64,9 @@ class Reachability:
         self._control = control
         self._relays_changed = relays_changed
         self._clock = clock
+        self._underlay = underlay
+        self._mapping: PortMapping | None = None
+        self._behind_nat = asyncio.Event()
         self._pump: TunPump | None = None
         self._endpoints = OwnEndpoints(fixed_port=port)
         self._watch = HostWatch(self._on_host, self._on_turn)
@@ -73,6 +81,12 @@ class Reachability:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.home.run())
             tasks.create_task(self._watch.run())
+            tasks.create_task(self._map_port())
+
+    async def close(self) -> None:
+        """Give back what the home router has given."""
+        if self._mapping is not None:
+            await self._mapping.close()
 
     def _send_udp(self, address: Endpoint, data: bytes) -> None:
         if self._pump is not None:
@@ -82,6 +96,8 @@ class Reachability:
 
     def _on_report(self, report: Report) -> None:
         seen = [endpoint for endpoint in (report.global_v4, report.global_v6) if endpoint is not None]
+        if report.global_v4 is not None and not self._endpoints.is_own_address(report.global_v4[0]):
+            self._behind_nat.set()
         self._endpoints.note_seen(seen, varies=report.mapping_varies_by_dest_ip, now=self._clock())
         self._tell()
 
@@ -93,11 +109,28 @@ class Reachability:
         self._endpoints.set_local(addresses, ports)
         self._tell()
         if why:
+            if self._mapping is not None:
+                self._mapping.network_changed()
             self.home.network_changed()
             self._relays_changed()
             self._control.network_changed()
             self._paths.network_changed(why, self._clock())
             self._settle()
+
+    async def _map_port(self) -> None:
+        """Ask the home router for a port that is open to all, where peers are to reach us and something is in between."""
+        await self._behind_nat.wait()
+        port = next((sock.getsockname()[1] for sock in self.sockets if sock.family == socket.AF_INET), 0)
+        if port and self._direct:
+            self._mapping = PortMapping(self._underlay, port=port, on_mapped=self._on_mapped)
+            await self._mapping.run()
+
+    def _on_mapped(self, external: Endpoint | None) -> None:
+        assert self._mapping is not None  # it calls
+        offers = self._mapping
+        self._endpoints.set_mapped(external)
+        self.home.set_port_mapping(upnp=offers.upnp, pmp=offers.pmp, pcp=offers.pcp, have=offers.have)
+        self._tell()
 
     def _on_turn(self) -> None:
         self.home.active = self._paths.is_active(self._clock())

@@ -16,13 +16,12 @@ from typing import Final
 import h11
 
 from tsns.error import ProtocolError, RetryableError
-from tsns.netns.underlay import Underlay
+from tsns.netns.underlay import Underlay, udp_socket
 from tsns.paths import upnp
 from tsns.paths.home_network import is_of_use
 from tsns.paths.portmap import UPNP_S, TryUpnp, UpnpOutcome
-from tsns.paths.stun import Address
 from tsns.paths.upnp import Control, Fault, Place
-from tsns.proto.addresses import pack
+from tsns.proto.addresses import Endpoint, pack
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +58,7 @@ class Upnp:
     async def map(self, asked: TryUpnp) -> UpnpOutcome:
         """Try to get a mapping, within EFFORT_S."""
         self._found = False
-        external: Address | None = None
+        external: Endpoint | None = None
         try:
             async with asyncio.timeout(EFFORT_S), self._one:
                 external = await self._map(asked)
@@ -81,7 +80,7 @@ class Upnp:
 
     # --- mapping ---------------------------------------------------------------------------------------------------
 
-    async def _map(self, asked: TryUpnp) -> Address | None:
+    async def _map(self, asked: TryUpnp) -> Endpoint | None:
         for place in await self._search(asked.gateway, asked.own):
             status, document = await self._request(asked.gateway, place, "GET")
             if status != 200:
@@ -98,7 +97,7 @@ class Upnp:
                     return external
         return None
 
-    async def _map_by(self, control: Control, asked: TryUpnp) -> Address | None:
+    async def _map_by(self, control: Control, asked: TryUpnp) -> Endpoint | None:
         """A mapping by this service; None where its line is down. Fault where it gives none."""
         reply = await self._call(asked.gateway, control, "GetExternalIPAddress", {})
         address = reply.get("NewExternalIPAddress", "")
@@ -146,7 +145,7 @@ class Upnp:
         """Where the gateway says that its descriptions are."""
         found: list[Place] = []
         loop = asyncio.get_running_loop()
-        with self._underlay.udp_socket(socket.AF_INET, 0) as sock:
+        with udp_socket(socket.AF_INET, 0) as sock:
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, pack(own))
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, MULTICAST_TTL)
             for target, host in (

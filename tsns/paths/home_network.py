@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Self
 
-from tsns.paths.stun import Address
-from tsns.proto.addresses import CGNAT, Prefix, pack, unpack
+from tsns.proto.addresses import CGNAT, Endpoint, Prefix, pack, unpack
 
 HOME: Final = tuple(map(Prefix.parse, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))  # where home routers are
 # Unspecified, loopback, link-local, multicast and beyond; and CGNAT, which is no address for anybody outside, but one of tailnets.
@@ -36,7 +35,7 @@ def is_home_router(gateway: str) -> bool:
     return any(range_.covers(_packed(gateway)) for range_ in HOME)
 
 
-def is_of_use(external: Address) -> bool:
+def is_of_use(external: Endpoint) -> bool:
     """Whether somebody else may be told this address."""
     host, port = _packed(external[0]), external[1]
     return len(host) == 4 and 0 < port <= 0xFFFF and not any(range_.covers(host) for range_ in USELESS)

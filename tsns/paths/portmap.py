@@ -27,8 +27,7 @@ from tsns.paths import natpmp, pcp
 from tsns.paths.epoch import Epoch
 from tsns.paths.gateway_question import NOWHERE, Drop, Purpose, Question, Service, Wanted
 from tsns.paths.home_network import Network, is_of_use
-from tsns.paths.stun import Address
-from tsns.proto.addresses import pack, unpack
+from tsns.proto.addresses import Endpoint, pack, unpack
 
 PORT: Final = natpmp.PORT
 LIFETIME_S: Final = 7200  # asked for; a longer one is not believed
@@ -45,7 +44,7 @@ UPNP_S: Final = 5.0  # for one attempt by UPnP, from discovery to mapping
 class SendTo:
     """Send this datagram, from a socket whose address towards the gateway is our own one."""
 
-    address: Address
+    address: Endpoint
     data: bytes
 
 
@@ -72,7 +71,7 @@ class ReleaseUpnp:
 class Mapped:
     """From now on our UDP port can be reached here; None: nowhere."""
 
-    external: Address | None
+    external: Endpoint | None
 
 
 Output = SendTo | TryUpnp | ReleaseUpnp | Mapped
@@ -84,7 +83,7 @@ class UpnpOutcome:
 
     asked: TryUpnp
     found: bool
-    external: Address | None = None
+    external: Endpoint | None = None
 
 
 @dataclass(slots=True)
@@ -114,7 +113,7 @@ class _Gateway:
 @dataclass(slots=True)
 class _Mapping:
     service: Service
-    external: Address
+    external: Endpoint
     expires_at: float
     renew_at: float
     check_at: float
@@ -137,7 +136,7 @@ class PortMap:
         self._quiet_until: float | None = None
 
     @property
-    def external(self) -> Address | None:
+    def external(self) -> Endpoint | None:
         """Where our port can be reached."""
         return self._mapping.external if self._mapping else None
 
@@ -196,7 +195,7 @@ class PortMap:
             self._again = True  # part of what is being asked may have gone to the other one
         return self.tick(now)
 
-    def receive(self, data: bytes, source: Address, now: float) -> list[Output]:
+    def receive(self, data: bytes, source: Endpoint, now: float) -> list[Output]:
         """Take a datagram; what is no answer to what was asked does nothing."""
         exchange = self._exchange
         if exchange is None:
@@ -369,7 +368,7 @@ class PortMap:
                 mapping.expires_at = now + TRIES * TIMEOUT_S
         return []
 
-    def _hold(self, service: Service, external: Address, lifetime_s: int, now: float) -> list[Output]:
+    def _hold(self, service: Service, external: Endpoint, lifetime_s: int, now: float) -> list[Output]:
         """Take what was granted, if it is of use."""
         before = self.external
         check_at = math.inf if service is Service.UPNP else now + TRUST_S  # UPnP has no clock to look at

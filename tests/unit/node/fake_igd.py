@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from tsns.paths import upnp
-from tsns.paths.stun import Address
+from tsns.proto.addresses import Endpoint
 
 IP2, IP1, PPP1 = upnp.SERVICES
 
@@ -50,7 +50,7 @@ class FakeIgd(asyncio.DatagramProtocol):
         await asyncio.gather(*self._serving, return_exceptions=True)
         await self._server.wait_closed()
 
-    def datagram_received(self, data: bytes, addr: Address) -> None:
+    def datagram_received(self, data: bytes, addr: Endpoint) -> None:
         self.searches.append(data)
         if not self.silent:
             location = f"http://{self.location_host}:{self.port}/igd.xml"

@@ -32,7 +32,7 @@ from tsns.paths.portmap import (
     TryUpnp,
     UpnpOutcome,
 )
-from tsns.paths.stun import Address
+from tsns.proto.addresses import Endpoint
 
 GATEWAY, OWN, OUR_PORT = "192.168.1.1", "192.168.1.20", 41673
 FIRST = ("203.0.113.7", 40000)  # what the router gives first
@@ -55,7 +55,7 @@ class Home:
     upnp: Upnp = no_upnp
     now: float = 1000.0
     asked: list[tuple[float, str]] = field(default_factory=list)
-    told: list[tuple[float, Address | None]] = field(default_factory=list)
+    told: list[tuple[float, Endpoint | None]] = field(default_factory=list)
     upnp_released: list[ReleaseUpnp] = field(default_factory=list)
     coming: list[tuple[float, Callable[[], list[Output]]]] = field(default_factory=list)
 
@@ -113,7 +113,7 @@ class Home:
     def names(self, since: float = 0.0) -> list[str]:
         return [name for at, name in self.asked if at >= since]
 
-    def mapped_by(self) -> tuple[Address | None, Service | None]:
+    def mapped_by(self) -> tuple[Endpoint | None, Service | None]:
         return self.portmap.external, self.portmap.service
 
     def knowledge(self) -> tuple[bool | None, ...]:
@@ -667,7 +667,7 @@ GRANTED = bytes.fromhex("0081 0000 00000001 a2c9 9c40 00001c20")
         (b"\x02\x81\x00\x02" + bytes(56), (GATEWAY, PORT), Drop.MALFORMED),  # in PCP, a refusal
     ],
 )
-def test_what_is_no_answer_to_our_question_does_nothing(data: bytes, source: Address, why: Drop) -> None:
+def test_what_is_no_answer_to_our_question_does_nothing(data: bytes, source: Endpoint, why: Drop) -> None:
     portmap = PortMap(random.Random(1).randbytes)
     portmap.set_network(GATEWAY, OWN, OUR_PORT, 0.0)
     before = portmap.deadline()
