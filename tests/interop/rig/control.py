@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from tests.interop.rig.internet import Daemon, Host, wait_for
+from tests.interop.rig.internet import Daemon, Host, address_and_port, wait_for
 from tests.interop.rig.peers import headscale_binary, peer
 from tests.interop.rig.relay import STUN_PORT, Authority, Derper, derp_map, write_derp_map
 
@@ -53,14 +53,14 @@ class UpstreamControl:
     _daemon: Daemon | None = None
 
     def __post_init__(self) -> None:
-        self.url = f"http://{self.host.address}:{PORT}"
+        self.url = f"http://{address_and_port(self.host.address, PORT)}"
 
     def start(self) -> None:
         """Returns when the server listens."""
         derps = write_derp_map(self.host.directory / "derp-map.json", *self.relays)
         self._daemon = self.host.popen(
             peer("testcontrol"),
-            f"-listen={self.host.address}:{PORT}",
+            f"-listen={address_and_port(self.host.address, PORT)}",
             f"-derp-map={derps}",
             f"-auth-key={self.key}",
             f"-domain={DOMAIN}",
@@ -116,7 +116,7 @@ class Headscale:
     _user: str = ""
 
     def __post_init__(self) -> None:
-        self.url = f"{'https' if self.authority else 'http'}://{self.host.address}:{PORT}"
+        self.url = f"{'https' if self.authority else 'http'}://{address_and_port(self.host.address, PORT)}"
         if self.authority:
             self.authority.issue(self.host.address, self.host.directory)
 
@@ -223,7 +223,7 @@ class Headscale:
         tls = {name: str(directory / f"{address}.{end}") for name, end in TLS_FILES.items()} if self.authority else {}
         return {
             "server_url": self.url,
-            "listen_addr": f"{address}:{PORT}",
+            "listen_addr": address_and_port(address, PORT),
             **tls,
             "metrics_listen_addr": "",
             "grpc_listen_addr": "127.0.0.1:50443",
@@ -269,7 +269,7 @@ class OwnLab:
     _keys: dict[bool, str] = field(default_factory=dict)  # by whether its nodes are ephemeral
 
     def __post_init__(self) -> None:
-        self.url = f"http://{self.host.address}:{PORT}"
+        self.url = f"http://{address_and_port(self.host.address, PORT)}"
 
     def start(self) -> None:
         """Returns when the lab serves."""

@@ -4,9 +4,12 @@
         +------------- lan ---------------+
         |               |                 |
       eth0            eth0              eth0
-     server            old               new         one namespace each: 10.91.0.1, .2, .3 ...
+     server            old             router        one namespace each: 10.91.0.1, .2, .3 ...
+                                         |
+                                       eth0
+                                        new          192.168.1.2, for a host may stand behind a router of its own
 
-Nothing of it is seen in the machine's own network, and there is no way out of it.
+It speaks IPv4 or IPv6. Nothing of it is seen in the machine's own network, and there is no way out of it.
 """
 
 from __future__ import annotations
@@ -25,7 +28,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-NETWORK: Final = ipaddress.IPv4Network("10.91.0.0/24")  # private, so that plain http to a control server is allowed
+from tests.interop.rig.namespace import Namespace
+from tests.interop.rig.router import GATEWAY, HOME_PREFIX_LENGTH, INSIDE, OUTSIDE, Nat, Router, home_addresses
+from tests.interop.rig.uplink import BRIDGE, Uplink
+
+# By version of IP. Private ones, so that plain http to a control server is allowed.
+NETWORKS: Final[dict[int, ipaddress.IPv4Network | ipaddress.IPv6Network]] = {
+    4: ipaddress.IPv4Network("10.91.0.0/24"),
+    6: ipaddress.IPv6Network("fd91:7e57::/64"),
+}
 NAME_PREFIX: Final = f"rig-{os.getpid()}-"  # of every namespace of this test run: the check for leftovers looks for it
 RUN_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 5.0
@@ -53,9 +64,9 @@ def wait_for(look: Callable[[], Found | None], what: str, timeout_s: float = 20.
         time.sleep(POLL_S)
 
 
-def _ip(*words: str) -> None:
-    result = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, f"ip {' '.join(words)}: {result.stderr.strip()}"
+def address_and_port(address: str, port: int) -> str:
+    """Both in one, as URLs and listeners have them."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 class Daemon:
@@ -107,18 +118,67 @@ class Daemon:
 
 
 class Host:
-    """One machine of the small internet."""
+    """One machine of the small internet, with one device, eth0, whose address `new_address` gives."""
 
-    def __init__(self, namespace: str, name: str, address: str, directory: Path) -> None:
-        self.namespace = namespace
+    def __init__(
+        self,
+        namespace: Namespace,
+        name: str,
+        directory: Path,
+        uplink: Uplink,
+        new_address: Callable[[], str],
+        router: Router | None = None,
+    ) -> None:
+        self.namespace = namespace.name
         self.name = name
-        self.address = address
         self.directory = directory
+        self.uplink = uplink  # to the internet: the router's, where there is one
+        self.router = router
+        self.address = new_address()  # its own; who it is out there says `public_address`
         self.environment: dict[str, str] = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
+        self._new_address = new_address
+        self._namespace = namespace
+        namespace.ip("link", "set", "eth0", "up")
+        self._take_address()
+
+    @property
+    def version(self) -> int:
+        """Of IP."""
+        return 6 if ":" in self.address else 4
+
+    @property
+    def public_address(self) -> str:
+        """The address by which the internet knows it."""
+        return self.router.address if self.router and self.router.kind.translates else self.address
+
+    def renumber(self) -> None:
+        """Another address takes the place of its own, which is gone from one moment to the next."""
+        if self.router and not self.router.kind.translates:
+            self.router.do_not_know(self.address)
+        self._namespace.ip("address", "delete", self._address_and_length(), "dev", "eth0")
+        self.address = self._new_address()
+        self._take_address()
+
+    def _take_address(self) -> None:
+        flags = ("nodad",) if self.version == 6 else ()
+        self._namespace.ip("address", "add", self._address_and_length(), "dev", "eth0", *flags)
+        if self.router:
+            self._namespace.ip(
+                f"-{self.version}",
+                *("route", "replace", "default", "via", GATEWAY[self.version], "dev", "eth0", "onlink"),
+            )
+            if not self.router.kind.translates:
+                self.router.know(self.address)
+
+    def _address_and_length(self) -> str:
+        network = NETWORKS[self.version]
+        if self.router is None:
+            return f"{self.address}/{network.prefixlen}"
+        return f"{self.address}/{HOME_PREFIX_LENGTH if self.router.kind.translates else network.max_prefixlen}"
 
     def command(self, *words: str) -> list[str]:
         """A command line that runs `words` on this host. It changes the network namespace only: no mount, no /sys."""
-        return ["nsenter", f"--net=/run/netns/{self.namespace}", "--", *words]
+        return self._namespace.command(*words)
 
     def run(
         self,
@@ -161,30 +221,43 @@ class Host:
         return Daemon(process, path, log_start)
 
     def udp_socket(self, port: int, address: str = "") -> socket.socket:
-        """A UDP socket of this host for the test itself: it stays in the namespace in which a thread makes it."""
+        """A UDP socket of this host for the test itself, bound to the host's present address if to no other."""
+        made = self._socket(socket.SOCK_DGRAM)
+        made.bind((address or self.address, port))
+        return made
+
+    def tcp_socket(self) -> socket.socket:
+        """A TCP socket of this host for the test itself."""
+        return self._socket(socket.SOCK_STREAM)
+
+    def _socket(self, kind: socket.SocketKind) -> socket.socket:
+        """It stays in the namespace in which a thread makes it."""
         made: list[socket.socket] = []
 
         def make() -> None:
-            with open(f"/run/netns/{self.namespace}", "rb") as namespace:
+            with open(self._namespace.path, "rb") as namespace:
                 setns = ctypes.CDLL(None, use_errno=True).setns
                 if setns(namespace.fileno(), CLONE_NEWNET) == 0:
-                    made.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+                    made.append(socket.socket(socket.AF_INET6 if self.version == 6 else socket.AF_INET, kind))
 
         thread = threading.Thread(target=make)
         thread.start()
         thread.join()
         assert made, f"no socket in {self.namespace}"
-        made[0].bind((address or self.address, port))
         return made[0]
 
-    def block_udp(self, server: str) -> None:
-        """From now on UDP goes to and from the server's address only, so that peers can meet at its relay and nowhere else."""
+    def block_udp(self, *servers: str) -> None:
+        """From now on UDP goes to and from these addresses only, so that peers can meet at a relay and nowhere else.
+
+        The host itself forbids it, and programs are told so; `uplink.block_udp` is what happens on the way.
+        """
+        family = "ip6" if self.version == 6 else "ip"
         rules = "\n".join(
             f"chain {hook} {{ type filter hook {hook} priority -10; "
-            f'{device} "eth0" ip protocol udp ip {end} != {server} drop; }}'
+            f'{device} "eth0" {family} {end} != {{ {", ".join(servers)} }} meta l4proto udp drop; }}'
             for hook, device, end in (("output", "oifname", "daddr"), ("input", "iifname", "saddr"))
         )
-        self.run("nft", "-f", "-", stdin=f"table inet rig {{\n{rules}\n}}\n")
+        self._namespace.nft(f"table inet rig {{\n{rules}\n}}\n")
 
     def unblock_udp(self) -> None:
         """Takes `block_udp` back."""
@@ -194,19 +267,21 @@ class Host:
 class Internet:
     """The bridge and its hosts; use it as a context manager, which removes them all."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, version: int = 4) -> None:
+        self.version = version  # of IP
         self._token = f"{NAME_PREFIX}{next(_numbers)}"
         self._directory = directory
-        self._addresses = map(str, NETWORK.hosts())
-        self._bridge = f"{self._token}-lan"
+        self._addresses = map(str, NETWORKS[version].hosts())
+        self._bridge = Namespace(f"{self._token}-lan")
         self._ports = itertools.count(1)
-        self._namespaces: list[str] = []
+        self._namespaces: list[Namespace] = []
 
     def __enter__(self) -> Self:
         with self._removed_on_failure():
-            self._add_namespace(self._bridge)
-            _ip("-n", self._bridge, "link", "add", "lan", "type", "bridge")
-            _ip("-n", self._bridge, "link", "set", "lan", "up")
+            self._add(self._bridge)
+            # Without snooping: it would take neighbour discovery for groups that nobody has joined.
+            self._bridge.ip("link", "add", BRIDGE, "type", "bridge", "mcast_snooping", "0")
+            self._bridge.ip("link", "set", BRIDGE, "up")
         return self
 
     def __exit__(
@@ -214,27 +289,44 @@ class Internet:
     ) -> None:
         self._remove_all()
 
-    def host(self, name: str) -> Host:
-        """A new host with the next free address; its files are in a directory of its own."""
-        namespace, port, address = f"{self._token}-{name}", f"port{next(self._ports)}", next(self._addresses)
-        self._add_namespace(namespace)
-        _ip("-n", self._bridge, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", namespace)
-        _ip("-n", self._bridge, "link", "set", port, "master", "lan", "up")
-        _ip("-n", namespace, "link", "set", "lo", "up")
-        _ip("-n", namespace, "address", "add", f"{address}/{NETWORK.prefixlen}", "dev", "eth0")
-        _ip("-n", namespace, "link", "set", "eth0", "up")
+    def host(self, name: str, behind: Nat = Nat.NONE) -> Host:
+        """A new host with the next free address, or behind a new router; its files are in a directory of its own."""
+        namespace = self._add(Namespace(f"{self._token}-{name}"))
+        uplink = Uplink(self._bridge, next(self._ports))
+        router = None
+        if behind is Nat.NONE:
+            uplink.plug(namespace, "eth0")
+        else:
+            router = self._router(name, behind, uplink)
+            router.namespace.ip("link", "add", INSIDE, "type", "veth", "peer", "name", "eth0", "netns", namespace.name)
+            router.start()
         directory = self._directory / name
         directory.mkdir()
-        return Host(namespace, name, address, directory)
+        new_address = home_addresses().__next__ if behind.translates else self._new_address
+        host = Host(namespace, name, directory, uplink, new_address, router)
+        devices = [(self._bridge, uplink.port), (namespace, "eth0"), *([(router.namespace, OUTSIDE)] if router else [])]
+        wait_for(lambda: all(place.is_up(device) for place, device in devices), f"{name} has a line")
+        return host
+
+    def _router(self, name: str, kind: Nat, uplink: Uplink) -> Router:
+        namespace = self._add(Namespace(f"{self._token}-{name}-router"))
+        uplink.plug(namespace, OUTSIDE)
+        return Router(namespace, kind, self.version, NETWORKS[self.version].prefixlen, self._new_address)
 
     def remove(self, host: Host) -> None:
-        """Takes a host away; whatever runs on it must have been stopped."""
-        self._namespaces.remove(host.namespace)
-        _ip("netns", "delete", host.namespace)
+        """Takes a host away, and its router; whatever runs on it must have been stopped."""
+        names = {host.namespace, *([host.router.namespace.name] if host.router else [])}
+        for namespace in [namespace for namespace in self._namespaces if namespace.name in names]:
+            self._namespaces.remove(namespace)
+            namespace.delete()
 
-    def _add_namespace(self, name: str) -> None:
-        _ip("netns", "add", name)
-        self._namespaces.append(name)
+    def _new_address(self) -> str:
+        return next(self._addresses)
+
+    def _add(self, namespace: Namespace) -> Namespace:
+        self._namespaces.append(namespace)
+        namespace.add()
+        return namespace
 
     @contextlib.contextmanager
     def _removed_on_failure(self) -> Iterator[None]:
@@ -246,4 +338,5 @@ class Internet:
 
     def _remove_all(self) -> None:
         while self._namespaces:
-            subprocess.run(["ip", "netns", "delete", self._namespaces.pop()], capture_output=True, check=False)
+            with contextlib.suppress(AssertionError):
+                self._namespaces.pop().delete()

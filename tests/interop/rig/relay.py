@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.interop.rig.internet import Daemon, Host, wait_for
+from tests.interop.rig.internet import Daemon, Host, address_and_port, wait_for
 from tests.interop.rig.peers import peer
 
 REGION: Final = 900
@@ -91,7 +91,7 @@ class Derper:
         directory, name = self.host.directory, self.name
         self._daemon = self.host.popen(
             peer("derper"),
-            f"-a={self.host.address}:{DERP_PORT}",
+            f"-a={address_and_port(self.host.address, DERP_PORT)}",
             "-http-port=-1",
             "-certmode=manual",
             f"-certdir={directory}",
@@ -135,8 +135,8 @@ def derp_map(*relays: Derper) -> dict[str, Any]:
                         "Name": f"{relay.region}a",
                         "RegionID": relay.region,
                         "HostName": relay.name,
-                        "IPv4": relay.host.address,
-                        "IPv6": "none",
+                        "IPv4": relay.host.address if relay.host.version == 4 else "none",
+                        "IPv6": relay.host.address if relay.host.version == 6 else "none",
                         "DERPPort": DERP_PORT,
                         "STUNPort": STUN_PORT,
                     }
