@@ -73,14 +73,16 @@ def encode(message: Message) -> bytes:
 
 def decode(payload: bytes) -> Message | None:
     """Read a message that was sealed; None for what is none, or none that we know."""
-    kind, version, body = payload[:1], payload[1:2], payload[2:]
+    if len(payload) < 2:
+        return None
+    kind, version, body = payload[0], payload[1], payload[2:]
     transaction, rest = body[:TRANSACTION_BYTES], body[TRANSACTION_BYTES:]
-    if kind == bytes((PING,)) and len(transaction) == TRANSACTION_BYTES:
+    if kind == PING and len(transaction) == TRANSACTION_BYTES:
         return Ping(transaction, NodePublic(rest[:KEY_BYTES]) if len(rest) >= KEY_BYTES else None)
-    if kind == bytes((PONG,)) and len(rest) >= ENDPOINT_BYTES:
+    if kind == PONG and len(rest) >= ENDPOINT_BYTES:
         return Pong(transaction, unpack_endpoint(rest))
-    if kind == bytes((CALL_ME_MAYBE,)):
-        if version != bytes((VERSION,)) or len(body) % ENDPOINT_BYTES:
+    if kind == CALL_ME_MAYBE:
+        if version != VERSION or len(body) % ENDPOINT_BYTES:
             return CallMeMaybe(())
         starts = range(0, len(body), ENDPOINT_BYTES)[:MAX_CALLED_ENDPOINTS]
         return CallMeMaybe(tuple(unpack_endpoint(body[start:]) for start in starts))
