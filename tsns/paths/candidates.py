@@ -59,41 +59,51 @@ class Candidates:
         """What is known of this endpoint."""
         return self._all.get(endpoint)
 
-    def tell(self, endpoints: Iterable[Endpoint]) -> bool:
+    def tell(self, endpoints: Iterable[Endpoint], now: float, keep: Endpoint | None = None) -> bool:
         """The netmap says these, and no others; whether one is new."""
-        return self._say("told", list(endpoints)[:MAX_TOLD])
+        return self._say("told", list(endpoints)[:MAX_TOLD], now, keep)
 
-    def call(self, endpoints: Iterable[Endpoint]) -> bool:
+    def call(self, endpoints: Iterable[Endpoint], now: float, keep: Endpoint | None = None) -> bool:
         """The peer says these, and no others; whether one is new."""
-        return self._say("called", endpoints)
+        return self._say("called", endpoints, now, keep)
 
-    def _say(self, by: str, endpoints: Iterable[Endpoint]) -> bool:
+    def _say(self, by: str, endpoints: Iterable[Endpoint], now: float, keep: Endpoint | None) -> bool:
         for candidate in self._all.values():
             setattr(candidate, by, False)
         is_new = False
         for endpoint in endpoints:
             is_new |= endpoint not in self._all
             setattr(self._all.setdefault(endpoint, Candidate(endpoint)), by, True)
+        self.prune(now, keep)
         return is_new
 
-    def hear(self, endpoint: Endpoint, now: float) -> Candidate | None:
+    def hear(self, endpoint: Endpoint, now: float, keep: Endpoint | None = None) -> Candidate | None:
         """A ping of the peer came from there; None where there is no room to remember it."""
         candidate = self._all.get(endpoint)
         if candidate is None:
-            self.prune(now)
-            if sum(not (one.told or one.called) for one in self._all.values()) >= MAX_LEARNT:
+            self.prune(now, keep)
+            if len(self._learnt()) >= MAX_LEARNT:
                 return None
             candidate = self._all[endpoint] = Candidate(endpoint)
         candidate.heard_at = now
         return candidate
 
     def prune(self, now: float, keep: Endpoint | None = None) -> None:
-        """Forget those that nobody speaks of any more."""
+        """Forget those that nobody speaks of any more, but not `keep`: that is where packets go."""
         self._all = {
             endpoint: candidate
             for endpoint, candidate in self._all.items()
             if endpoint == keep or candidate.is_known(now)
         }
+        learnt = self._learnt()
+        if len(learnt) > MAX_LEARNT:  # the peer pinged from where it said it was, and does not say so any more
+            learnt.sort(key=lambda candidate: (candidate.endpoint == keep, candidate.heard_at))
+            for candidate in learnt[:-MAX_LEARNT]:
+                del self._all[candidate.endpoint]
+
+    def _learnt(self) -> list[Candidate]:
+        """Those that only pings told of."""
+        return [candidate for candidate in self._all.values() if not (candidate.told or candidate.called)]
 
     def by_turn(self) -> list[Candidate]:
         """All, those first that were not pinged for longest."""

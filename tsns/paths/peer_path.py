@@ -158,7 +158,7 @@ class PeerPath:
     def tell(self, endpoints: Iterable[Endpoint], relay: int | None, now: float) -> list[Wish]:
         """The netmap says where the peer may be, and the region of its relay (None: none)."""
         wishes: list[Wish] = []
-        is_new = self._candidates.tell(endpoints)
+        is_new = self._candidates.tell(endpoints, now, keep=self.best)
         self._relay = relay
         if self.best is None:
             self.kind = Kind.NONE if relay is None else Kind.RELAYED
@@ -214,7 +214,7 @@ class PeerPath:
     def receive_ping(self, endpoint: Endpoint, now: float) -> list[Wish]:
         """The peer has pinged us from there (and is answered by others)."""
         wishes: list[Wish] = []
-        candidate = self._candidates.hear(endpoint, now)
+        candidate = self._candidates.hear(endpoint, now, keep=self.best)
         self.heard(endpoint, now)
         if candidate is not None and self.is_searching(now):
             self._probe(candidate, now, wishes)  # its NAT lets us in, now
@@ -223,7 +223,7 @@ class PeerPath:
     def receive_call(self, endpoints: Iterable[Endpoint], now: float) -> list[Wish]:
         """The peer has asked us by relay to ping it there. It is not asked in return."""
         wishes: list[Wish] = []
-        self._candidates.call(endpoints)
+        self._candidates.call(endpoints, now, keep=self.best)
         if now - self._asked_round_at >= MIN_CALL_SPACING_S:
             self._asked_round_at = now
             self._probe_all(now, wishes)
