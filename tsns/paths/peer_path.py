@@ -192,11 +192,12 @@ class PeerPath:
                 self._beat(now)
                 return wishes
             self._beat(now)
-        elif self._heartbeat_at == inf:
-            wishes = []
+        else:
             self._beat(now)
-            self._search(now, wishes)
-            return wishes
+            if self._round_at == inf:
+                wishes = []
+                self._search(now, wishes)
+                return wishes
         return []
 
     def _beat(self, now: float) -> None:

@@ -204,6 +204,19 @@ def test_an_idle_peer_is_left_in_peace() -> None:
     assert line.path.deadline() == inf
 
 
+@pytest.mark.parametrize("searched_at", [0.0, 1.0, 2.0, 3.0, 4.0])
+@pytest.mark.parametrize("pause_s", [ACTIVE_S + halves / 2 for halves in range(1, 16)])
+def test_whenever_an_idle_peer_is_sent_to_again_a_search_begins(searched_at: float, pause_s: float) -> None:
+    line = Line(A)
+    line.send()
+    line.run(searched_at)
+    line.do(line.path.tell([A, B], RELAY, line.now))
+    line.run(pause_s - searched_at)
+    line.answering[A] = RTT_S
+    line.run(10.0, sending_every=0.5)
+    assert line.kind() is Kind.DIRECT
+
+
 def test_new_places_are_tried_at_once_while_there_is_a_search() -> None:
     line = Line(A)
     line.run(4.0, sending_every=0.5)
