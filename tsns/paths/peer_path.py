@@ -268,7 +268,7 @@ class PeerPath:
                 self._ask_best(now, wishes)
         if self.kind is Kind.DIRECT and active and now - self._pong_at > TRUST_S:
             self._doubt("no pong in time", now, wishes)
-        if self.kind is Kind.DOUBTED and self._relay is not None and now - self._doubted_since() >= GIVE_UP_S:
+        if now >= self._give_up_at():
             self._change(Kind.RELAYED, None, "it does not answer", now, wishes)
         if now >= self._heartbeat_at:
             self._heartbeat_at = now + HEARTBEAT_S if active else inf
@@ -281,16 +281,15 @@ class PeerPath:
                 self._round_at = inf
         return wishes
 
-    def _doubted_since(self) -> float:
-        """From when on GIVE_UP_S counts: the last pong, or where that is long ago the time at which we began to ask again."""
-        return max(self._pong_at, self._doubted_at - TRUST_S)
+    def _give_up_at(self) -> float:
+        """When a path in doubt is given up: some time after its last pong, or if that is long ago after we began to ask again."""
+        if self.kind is not Kind.DOUBTED or self._relay is None:
+            return inf
+        return max(self._pong_at, self._doubted_at - TRUST_S) + GIVE_UP_S
 
     def deadline(self) -> float:
         """When `tick` is due; infinity when never."""
-        soonest = min(self._patience_ends, self._heartbeat_at, self._round_at)
-        if self.kind is Kind.DOUBTED and self._relay is not None:
-            return min(soonest, self._doubted_since() + GIVE_UP_S)
-        return soonest
+        return min(self._patience_ends, self._heartbeat_at, self._round_at, self._give_up_at())
 
     def _on_heartbeat(self, now: float, wishes: list[Wish]) -> None:
         if (self.latency_s or 0) > GOOD_LATENCY_S and now - self._searched_at >= UPGRADE_S:

@@ -454,6 +454,16 @@ def test_without_a_relay_a_path_is_never_given_up() -> None:
     assert line.way() == DerpPath(RELAY)
 
 
+@pytest.mark.parametrize("power", [6, 10, 17, 24, 30])
+@pytest.mark.parametrize("shift", [number / 37 for number in range(20)])
+def test_giving_up_comes_to_rest_whatever_the_rounding(power: int, shift: float) -> None:
+    line = Line(A, start=2.0**power - 1.0 - shift)  # a sum with half the digits that its parts have
+    line.send()
+    line.pong(A)
+    line.run(30.0, sending_every=0.7)
+    assert line.kind() is Kind.RELAYED
+
+
 def test_who_wakes_doubts_what_was_known() -> None:
     line = direct(A)
     line.run(1000.0)
