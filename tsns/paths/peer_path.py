@@ -42,8 +42,10 @@ UPGRADE_S: Final = 60.0  # between rounds that look for something better than wh
 GOOD_LATENCY_S: Final = 0.005  # nothing better is looked for
 MIN_PING_SPACING_S: Final = 0.15  # to one candidate
 MIN_CALL_SPACING_S: Final = 0.2  # between rounds that the peer asks for
-PROBES_PER_S: Final = 20.0  # whoever wants them
+PROBES_PER_S: Final = 20.0  # of our own accord, besides those that ask the best path
 PROBES_BURST: Final = 100.0
+ASKED_PROBES_PER_S: Final = 10.0  # that the peer wants
+ASKED_PROBES_BURST: Final = 100.0
 MAX_CHANGES: Final = 20  # remembered
 
 
@@ -89,6 +91,7 @@ class PeerPath:
     """The path to one peer. Times are `now`'s; a pong is told with the endpoint that its ping was sent to."""
 
     __slots__ = (
+        "_asked_probes",
         "_asked_round_at",
         "_best_heard_at",
         "_candidates",
@@ -117,6 +120,7 @@ class PeerPath:
         self._relay: int | None = None
         self._candidates = Candidates()
         self._probes = Bucket(PROBES_PER_S, PROBES_BURST, now)
+        self._asked_probes = Bucket(ASKED_PROBES_PER_S, ASKED_PROBES_BURST, now)
         self._sent_at = -inf
         self._pong_at = -inf  # from the best
         self._doubted_at = -inf
@@ -218,7 +222,7 @@ class PeerPath:
         candidate = self._candidates.hear(endpoint, now, keep=self.best)
         self.heard(endpoint, now)
         if candidate is not None and self.is_searching(now):
-            self._probe(candidate, now, wishes)  # its NAT lets us in, now
+            self._probe(candidate, self._asked_probes, now, wishes)  # its NAT lets us in, now
         return wishes
 
     def receive_call(self, endpoints: Iterable[Endpoint], now: float) -> list[Wish]:
@@ -227,7 +231,7 @@ class PeerPath:
         self._candidates.call(endpoints, now, keep=self.best)
         if now - self._asked_round_at >= MIN_CALL_SPACING_S:
             self._asked_round_at = now
-            self._probe_all(now, wishes)
+            self._probe_all(self._asked_probes, now, wishes)
         return wishes
 
     def receive_pong(self, endpoint: Endpoint, latency_s: float, now: float) -> list[Wish]:
@@ -294,7 +298,7 @@ class PeerPath:
     def _on_heartbeat(self, now: float, wishes: list[Wish]) -> None:
         if (self.latency_s or 0) > GOOD_LATENCY_S and now - self._searched_at >= UPGRADE_S:
             self._searched_at = now
-            self._probe_all(now, wishes)
+            self._probe_all(self._probes, now, wishes)
             wishes.append(Call())
         if self._patience_ends == inf:
             self._ask_best(now, wishes)
@@ -310,27 +314,26 @@ class PeerPath:
         gap_s = ROUND_GAPS_S[self._rounds] if self._rounds < len(ROUND_GAPS_S) else ROUND_S
         self._rounds += 1
         self._round_at = now + gap_s
-        self._probe_all(now, wishes)
+        self._probe_all(self._probes, now, wishes)
         if self._relay is not None:
             wishes.append(Call())
 
-    def _probe_all(self, now: float, wishes: list[Wish]) -> None:
+    def _probe_all(self, bucket: Bucket, now: float, wishes: list[Wish]) -> None:
         self._candidates.prune(now, keep=self.best)
         for candidate in self._candidates.by_turn():
-            self._probe(candidate, now, wishes)
+            self._probe(candidate, bucket, now, wishes)
 
-    def _probe(self, candidate: Candidate, now: float, wishes: list[Wish]) -> None:
-        if now - candidate.pinged_at >= MIN_PING_SPACING_S and self._probes.take(now):
+    def _probe(self, candidate: Candidate, bucket: Bucket, now: float, wishes: list[Wish]) -> None:
+        if now - candidate.pinged_at >= MIN_PING_SPACING_S and bucket.take(now):
             candidate.pinged_at = now
             wishes.append(Probe(candidate.endpoint))
 
     def _ask_best(self, now: float, wishes: list[Wish]) -> None:
-        """Ping the best path and count: it has to answer."""
-        assert self.best is not None
-        candidate = self._candidates.get(self.best)
-        if candidate is not None and self._probes.take(now):
-            candidate.pinged_at = now
-            wishes.append(Probe(self.best))
+        """Ping the best path and count: it has to answer. No more often than patience ends."""
+        candidate = None if self.best is None else self._candidates.get(self.best)
+        assert candidate is not None
+        candidate.pinged_at = now
+        wishes.append(Probe(candidate.endpoint))
         self._unanswered += 1
         low_s, high_s = PATIENCE_S
         self._patience_ends = now + min(max(PATIENCE_LATENCIES * (self.latency_s or 0), low_s), high_s)

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from tsns.paths.candidates import LEARNT_S, MAX_LEARNT, MAX_TOLD
 from tsns.paths.peer_path import (
     ACTIVE_S,
+    ASKED_PROBES_BURST,
+    ASKED_PROBES_PER_S,
     GIVE_UP_S,
     HEARTBEAT_S,
     MAX_CHANGES,
@@ -622,9 +624,27 @@ def test_a_peer_that_calls_for_ever_does_not_make_us_storm() -> None:
         line.run(0.01, sending_every=0.01)
         assert len(line.path._candidates) <= MAX_TOLD + 32 + MAX_LEARNT
     times = line.times(Probe)
-    assert len(times) <= PROBES_BURST + PROBES_PER_S * 20.0
-    assert most_within(times, 1.0) <= PROBES_BURST + PROBES_PER_S
+    both_per_s, both_burst = PROBES_PER_S + ASKED_PROBES_PER_S, PROBES_BURST + ASKED_PROBES_BURST
+    assert len(times) <= both_burst + both_per_s * 20.0
+    assert most_within(times, 1.0) <= both_burst + both_per_s
     assert len(line.times(Call)) < 12
+
+
+def test_what_a_peer_wants_to_be_pinged_does_not_keep_us_from_pinging_what_we_want() -> None:
+    line = Line(A)
+    for number in range(500):
+        line.call(*map(somewhere, range(100 * number, 100 * number + 32)))
+        line.run(0.01, sending_every=0.01)
+    line.log.clear()
+    line.answering[A] = RTT_S
+    line.call(*map(somewhere, range(32)))
+    line.run(ROUND_S + 0.1, sending_every=0.1)
+    assert line.way() == UdpPath(A)
+    for number in range(3000):  # and what answers is not doubted
+        line.call(*map(somewhere, range(100 * number, 100 * number + 32)))
+        line.run(0.01, sending_every=0.01)
+    assert line.way() == UdpPath(A)
+    assert line.times(Change)[1:] == []
 
 
 # --- in any order --------------------------------------------------------------------------------------------------
