@@ -219,10 +219,14 @@ class PeerPath:
     def receive_ping(self, endpoint: Endpoint, now: float) -> list[Wish]:
         """The peer has pinged us from there (and is answered by others)."""
         wishes: list[Wish] = []
+        known = self._candidates.get(endpoint)
+        is_first = known is None or now - known.heard_at >= MIN_PING_SPACING_S
         candidate = self._candidates.hear(endpoint, now, keep=self.best)
         self.heard(endpoint, now)
         if candidate is not None and self.is_searching(now):
-            self._probe(candidate, self._asked_probes, now, wishes)  # its NAT lets us in, now
+            if is_first:  # its NAT lets us in, now; what we sent there a moment ago likely came too early
+                candidate.pinged_at = -inf
+            self._probe(candidate, self._asked_probes, now, wishes)
         return wishes
 
     def receive_call(self, endpoints: Iterable[Endpoint], now: float) -> list[Wish]:

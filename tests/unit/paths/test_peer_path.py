@@ -299,6 +299,19 @@ def test_a_ping_is_met_with_one_while_there_is_a_search() -> None:
     assert line.way() == UdpPath(B)
 
 
+def test_a_first_ping_from_a_place_is_met_though_it_was_just_pinged_in_vain() -> None:
+    """Our own ping came before the peer's had opened its NAT, and there it ended."""
+    line = Line(A)
+    line.send()
+    line.take()
+    line.run(0.05)
+    line.ping(A)
+    assert line.take() == [Probe(A)]
+    line.run(0.01)
+    line.ping(A)
+    assert line.take() == []
+
+
 def test_a_ping_is_not_met_while_we_have_nothing_to_send_or_a_path() -> None:
     line = Line(A)
     line.ping(B)
