@@ -233,6 +233,8 @@ class PeerPath:
         """The peer has asked us by relay to ping it there. It is not asked in return."""
         wishes: list[Wish] = []
         self._candidates.call(endpoints, now, keep=self.best)
+        if self.kind is Kind.DIRECT and self.is_active(now) and self._patience_ends == inf:
+            self._ask_best(now, wishes)  # it looks for a path: does ours still lead there?
         if now - self._asked_round_at >= MIN_CALL_SPACING_S:
             self._asked_round_at = now
             self._probe_all(self._asked_probes, now, wishes)

@@ -352,6 +352,27 @@ def test_calls_that_come_too_quickly_are_noted_only() -> None:
     assert line.take() == [Probe(C)]
 
 
+def test_a_call_is_a_reason_to_ask_whether_the_path_still_leads_there() -> None:
+    """Who can hear us is content with the path, and who can not is calling."""
+    line = direct(A)
+    line.answering.clear()
+    began = line.now
+    line.run(0.5, sending_every=0.1, hearing=A)
+    line.call(A)
+    line.run(0.9, sending_every=0.1, hearing=A)
+    assert line.times(Probe, began)[:2] == [0.5, 0.9]
+    assert line.way() == BothPaths(UdpPath(A), DerpPath(RELAY))
+
+
+def test_a_call_to_an_idle_peer_casts_no_doubt() -> None:
+    line = direct(A)
+    line.run(100.0)
+    line.answering.clear()
+    line.call(A)
+    line.run(100.0)
+    assert line.kind() is Kind.DIRECT
+
+
 # --- a direct path -------------------------------------------------------------------------------------------------
 
 
