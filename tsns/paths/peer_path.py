@@ -81,7 +81,9 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Ask the peer, by relay, to ping us too."""
+    """Ask the peer, by relay, to ping us too. `fresh`: a path fell silent, perhaps because our own NAT sees to us elsewhere now."""
+
+    fresh: bool = False
 
 
 Wish = Probe | Call | Change
@@ -322,7 +324,7 @@ class PeerPath:
         self._round_at = now + gap_s
         self._probe_all(self._probes, now, wishes)
         if self._relay is not None:
-            wishes.append(Call())
+            wishes.append(Call(fresh=self.kind is Kind.DOUBTED))
 
     def _probe_all(self, bucket: Bucket, now: float, wishes: list[Wish]) -> None:
         self._candidates.prune(now, keep=self.best)

@@ -33,9 +33,9 @@ from tsns.wg.endpoints import DerpPath, DerpSource, Path, SendDerp, SendUdp, Sou
 
 PING_PATIENCE_S: Final = 5.0  # a pong that comes later counts for nothing
 MAX_PINGS: Final = 4096  # that wait for their pongs
-FRESH_S: Final = (
-    27.0  # our own endpoints are looked up again before a peer is told older ones: a NAT forgets after 30 s
-)
+# Our own endpoints are looked up again when a peer is told older ones: a NAT forgets after 30 s, or at once if it begins anew.
+FRESH_S: Final = 27.0
+FRESH_IN_DOUBT_S: Final = 5.0
 MAX_OWN_ENDPOINTS: Final = 32  # told to a peer
 RELAY_ADDRESS: Final = "127.3.3.40"  # stands for "by relay" where an address has to stand; the port is the region
 
@@ -393,8 +393,8 @@ class PeerPaths:
             match wish:
                 case Probe(endpoint):
                     self._ping(peer, UdpPath(endpoint), None, now, out)
-                case Call():
-                    self._call(peer, now, out)
+                case Call(fresh):
+                    self._call(peer, FRESH_IN_DOUBT_S if fresh else FRESH_S, now, out)
                 case Change():
                     assert peer.path is not None
                     self._set_path(peer.key, peer.path.path)
@@ -412,10 +412,10 @@ class PeerPaths:
             if len(self._sent) > MAX_PINGS:
                 self._sent.popitem(last=False)
 
-    def _call(self, peer: _Peer, now: float, out: list[Output]) -> None:
+    def _call(self, peer: _Peer, fresh_s: float, now: float, out: list[Output]) -> None:
         if peer.reach.relay is None:
             return
-        if now - self._endpoints_at > FRESH_S:
+        if now - self._endpoints_at > fresh_s:
             out.append(WantEndpoints())  # those that are found to be others are told then; these are likely still right
         if self._endpoints:
             self._say(peer, derp_path(peer.reach.relay), CallMeMaybe(self._endpoints), out)

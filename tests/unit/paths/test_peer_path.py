@@ -442,7 +442,7 @@ def test_a_doubt_begins_a_search_and_asks_for_help() -> None:
     line.answering.clear()
     line.run(1.95, sending_every=0.1)
     [(at, _)] = [(at, wish) for at, wish in line.log if isinstance(wish, Change)]
-    assert {wish for when, wish in line.log if when == at} >= {Probe(A), Probe(B), Call()}
+    assert {wish for when, wish in line.log if when == at} >= {Probe(A), Probe(B), Call(fresh=True)}
 
 
 def test_a_pong_ends_the_doubt() -> None:
