@@ -14,7 +14,6 @@ costs a few words until its path is used.
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import inf
@@ -27,12 +26,11 @@ from tsns.keys import DiscoPublic, NodePublic
 from tsns.paths.candidates import is_loopback, may_be_pinged
 from tsns.paths.peer_path import Call, Change, Kind, PeerPath, Probe, Wish
 from tsns.paths.plain_path import PlainPath
+from tsns.paths.sent_pings import SentPing, SentPings
 from tsns.proto.addresses import Endpoint, pack, parse_endpoint
 from tsns.wg.counters import Counters
 from tsns.wg.endpoints import DerpPath, DerpSource, Path, SendDerp, SendUdp, Source, UdpPath, derp_path
 
-PING_PATIENCE_S: Final = 5.0  # a pong that comes later counts for nothing
-MAX_PINGS: Final = 4096  # that wait for their pongs
 # Our own endpoints are looked up again when a peer is told older ones: a NAT forgets after 30 s, or at once if it begins anew.
 FRESH_S: Final = 27.0
 FRESH_IN_DOUBT_S: Final = 5.0
@@ -100,16 +98,6 @@ class _Peer:
     scheduled_at: float = inf
 
 
-@dataclass(frozen=True, slots=True)
-class _Sent:
-    """A ping that waits for its pong."""
-
-    at: float
-    peer: NodePublic
-    path: UdpPath | DerpPath
-    token: bytes | None
-
-
 class PeerPaths:
     """See the module. `own()` is our node key; `set_path(peer, path)` is told of each new path, None where there is none.
 
@@ -135,9 +123,7 @@ class PeerPaths:
         self._peers: dict[NodePublic, _Peer] = {}
         self._by_disco: dict[DiscoPublic, NodePublic] = {}
         self._used: dict[NodePublic, _Peer] = {}  # those that have a path
-        self._sent: collections.OrderedDict[bytes, _Sent] = (
-            collections.OrderedDict()
-        )  # by transaction, in the order of time
+        self._sent = SentPings()
         self._agenda: Agenda[_Peer] = Agenda()
         self._outbox: list[Output] = []  # for the next tick
         self._endpoints: tuple[Endpoint, ...] = ()
@@ -301,12 +287,12 @@ class PeerPaths:
             self._do(peer, path.receive_ping(source.address, now), now, out)
 
     def _receive_pong(self, pong: Pong, disco: DiscoPublic, now: float, out: list[Output]) -> None:
-        sent = self._sent.get(pong.transaction)
+        sent = self._sent.get(pong.transaction, now)
         peer = None if sent is None else self._peers.get(sent.peer)
-        if sent is None or peer is None or peer.reach.disco != disco or now - sent.at > PING_PATIENCE_S:
+        if sent is None or peer is None or peer.reach.disco != disco:
             self._counters.add(DISCO_UNASKED)
             return
-        del self._sent[pong.transaction]
+        self._sent.answered(pong.transaction)
         latency_s = now - sent.at
         if isinstance(peer.path, PeerPath) and isinstance(sent.path, UdpPath):
             self._do(peer, peer.path.receive_pong(sent.path.address, latency_s, now), now, out)
@@ -354,11 +340,6 @@ class PeerPaths:
     def tick(self, now: float) -> list[Output]:
         """Let time pass."""
         out, self._outbox = self._outbox, []
-        while self._sent:
-            transaction, sent = next(iter(self._sent.items()))
-            if now - sent.at <= PING_PATIENCE_S:
-                break
-            del self._sent[transaction]
         for peer in self._agenda.due(now):
             if isinstance(peer.path, PeerPath):
                 self._do(peer, peer.path.tick(now), now, out)
@@ -408,9 +389,7 @@ class PeerPaths:
     def _ping(self, peer: _Peer, path: UdpPath | DerpPath, token: bytes | None, now: float, out: list[Output]) -> None:
         transaction = self._random(TRANSACTION_BYTES)
         if self._say(peer, path, Ping(transaction, self._own()), out):
-            self._sent[transaction] = _Sent(now, peer.key, path, token)
-            if len(self._sent) > MAX_PINGS:
-                self._sent.popitem(last=False)
+            self._sent.add(transaction, SentPing(now, peer.key, path, token))
 
     def _call(self, peer: _Peer, fresh_s: float, now: float, out: list[Output]) -> None:
         if peer.reach.relay is None:
