@@ -275,6 +275,7 @@ class Engine:
         """Control does not take our node key any more, or again."""
         self._condition.key_lost_at = time.monotonic() if lost else None
         if lost:
+            self._condition.warnings.pop("control", None)  # it is there, only not for us
             asyncio.get_running_loop().call_later(RENEWAL_PATIENCE_S + 0.01, self._reconsider)
         self._reconsider()
 
