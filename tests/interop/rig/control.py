@@ -149,6 +149,10 @@ class Headscale:
         expiry = self._node(name).get("expiry") or {}
         return bool(expiry) and float(expiry["seconds"]) <= time.time()
 
+    def node_key(self, name: str) -> str:
+        """This node's present key."""
+        return str(self._node(name)["node_key"])
+
     def tags(self, name: str) -> list[str]:
         """The tags that this node has."""
         return [str(tag) for tag in self._node(name).get("tags") or ()]
