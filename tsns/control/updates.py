@@ -37,7 +37,7 @@ HOME_PATIENCE_S: Final = 1.0  # a first update without a home would only delay t
 REASSURE_S: Final = (
     240.0,
     360.0,
-)  # after which an update goes without news; spread, for nodes that lost their server together
+)  # after so long an update goes without news; spread, since many nodes may start together
 
 log = logging.getLogger(__name__)
 
