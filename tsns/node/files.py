@@ -21,7 +21,9 @@ from tsns.state import Identity
 IDENTITY_NAME: Final = "identity.json"
 SETTINGS_NAME: Final = "settings.json"
 CACHE_NAME: Final = "netmap.cache"
+PORT_NAME: Final = "port"
 CLOCK_NAME: Final = "clock"  # an empty file: its time is what it says
+MAX_PORT: Final = 65_535
 MAX_CACHE_BYTES: Final = 64 << 20  # of a netmap
 READABLE_MODE: Final = 0o644
 # Secrets, and what comes from the environment of a single call: not remembered, and no reason to start the engine anew.
@@ -57,7 +59,7 @@ class NodeFiles:
     def forget(self, *, keep_log: bool) -> None:
         """Remove what is kept of a node that control never knew."""
         if keep_log:
-            for name in (IDENTITY_NAME, SETTINGS_NAME, CLOCK_NAME):
+            for name in (IDENTITY_NAME, SETTINGS_NAME, CLOCK_NAME, PORT_NAME):
                 (self.home / name).unlink(missing_ok=True)
         else:
             shutil.rmtree(self.home, ignore_errors=True)
@@ -81,6 +83,20 @@ class NodeFiles:
         with contextlib.suppress(OSError):  # a full disk is said by the identity's own saving
             (self.home / CLOCK_NAME).touch(mode=state.FILE_MODE)
             os.utime(self.home / CLOCK_NAME, (latest, latest), follow_symlinks=False)
+
+    def last_port(self) -> int:
+        """The UDP port that the node had last; 0 where it is not known."""
+        try:
+            text = (self.home / PORT_NAME).read_text()
+        except (OSError, ValueError):
+            return 0
+        return int(text) if text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= MAX_PORT else 0
+
+    def note_port(self, port: int) -> None:
+        """Keep the UDP port for the next start: peers that have not heard of it go on sending to the old one."""
+        if self._lasting and port != self.last_port():
+            with contextlib.suppress(OSError, UserError):
+                state.save(self.home / PORT_NAME, str(port).encode())
 
     def open_cache(self) -> int:
         """A descriptor of the netmap that was last seen; -1 where there is none."""

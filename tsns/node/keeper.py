@@ -244,7 +244,9 @@ class Keeper:
         identity = self._identity
         assert identity is not None  # loaded before the first engine
 
-        add_udp_sockets(self._udp, self._config.port)
+        add_udp_sockets(self._udp, self._config.port or self._files.last_port())
+        if self._udp:
+            self._files.note_port(self._udp[0].getsockname()[1])
         latest = self._files.latest_time()
         self._note_time()
 

@@ -218,6 +218,13 @@ class PeerPath:
             self._best_heard_at = now
         return []
 
+    def heard_by_relay(self, now: float) -> list[Wish]:
+        """The peer has begun a handshake by relay: the path that we trust it does not know, or no more (another process, another place)."""
+        wishes: list[Wish] = []
+        if self.kind is Kind.DIRECT:
+            self._doubt("the peer begins anew by relay", now, wishes)
+        return wishes
+
     def receive_ping(self, endpoint: Endpoint, now: float) -> list[Wish]:
         """The peer has pinged us from there (and is answered by others)."""
         wishes: list[Wish] = []

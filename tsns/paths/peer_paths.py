@@ -29,7 +29,7 @@ from tsns.paths.plain_path import PlainPath
 from tsns.paths.sent_pings import SentPing, SentPings
 from tsns.proto.addresses import Endpoint, pack, parse_endpoint
 from tsns.wg.counters import Counters
-from tsns.wg.endpoints import DerpPath, DerpSource, Path, SendDerp, SendUdp, Source, UdpPath, derp_path
+from tsns.wg.endpoints import DerpPath, DerpSource, Path, SendDerp, SendUdp, Source, UdpPath, UdpSource, derp_path
 
 # Our own endpoints are looked up again when a peer is told older ones: a NAT forgets after 30 s, or at once if it begins anew.
 FRESH_S: Final = 27.0
@@ -222,13 +222,16 @@ class PeerPaths:
             self._schedule(peer)
         return out
 
-    def heard(self, key: NodePublic, endpoint: Endpoint, now: float) -> list[Output]:
-        """WireGuard has found authentic what came from there in this peer's name."""
+    def heard(self, key: NodePublic, source: Source, now: float) -> list[Output]:
+        """WireGuard has found authentic what came from there in this peer's name: anything by UDP, by relay the beginning of a handshake."""
         peer = self._used.get(key)
         out: list[Output] = []
         if peer is None or peer.path is None:
             return out
-        wishes = peer.path.heard(endpoint, now)
+        if isinstance(source, UdpSource):
+            wishes = peer.path.heard(source.address, now)
+        else:
+            wishes = peer.path.heard_by_relay(now) if isinstance(peer.path, PeerPath) else []
         if wishes:
             self._do(peer, wishes, now, out)
         return out

@@ -83,10 +83,10 @@ class SessionUp:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """Something authentic of this peer's came by UDP from there."""
+    """Something authentic of this peer's came from there: anything by UDP, by relay only what begins a handshake."""
 
     peer: NodePublic
-    source: UdpSource
+    source: Source
 
 
 Output = Transmit | Reply | Deliver | SessionUp | Heard
@@ -267,7 +267,7 @@ class Device:
     ) -> None:
         tunnel, effects = session.tunnel, Effects()
         packets = tunnel.receive(session, messages, now, effects)
-        self._finish(tunnel, effects, out, source)
+        self._finish(tunnel, effects, out, source if isinstance(source, UdpSource) else None)
         if packets:
             peer = tunnel.peer
             accepted = self._checked(peer, packets)
@@ -349,7 +349,7 @@ class Device:
         tunnel, pending = self.indices.pending[message[8:12]]
         effects = Effects()
         tunnel.receive_response(pending, message, now, effects)
-        self._finish(tunnel, effects, out, source)
+        self._finish(tunnel, effects, out, source if isinstance(source, UdpSource) else None)
 
     def _receive_cookie(self, message: bytes, now: float) -> None:
         index = message[4:8]
@@ -408,7 +408,7 @@ class Device:
             peer.tunnel = None
 
     def _finish(self, tunnel: Tunnel, effects: Effects, out: list[Output], source: Source | None = None) -> None:
-        if effects.heard and isinstance(source, UdpSource):
+        if effects.heard and source is not None:
             out.append(Heard(tunnel.peer.key, source))
         if effects.session_up:
             out.append(SessionUp(tunnel.peer.key))

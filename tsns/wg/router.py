@@ -278,7 +278,7 @@ class Router:
             elif isinstance(output, wg.Deliver):
                 self._deliver(output.peer, output.packets, now, out)
             elif isinstance(output, wg.Heard):
-                out += self.paths.heard(output.peer, output.source.address, now)
+                out += self.paths.heard(output.peer, output.source, now)
             elif isinstance(output, wg.Reply):
                 source = output.source
                 if isinstance(source, UdpSource):

@@ -89,6 +89,21 @@ def test_what_is_mounted_inside_is_written_in_place(places: Places) -> None:
     assert (before.st_ino, after.st_mode & 0o777) == (after.st_ino, 0o644)
 
 
+def test_a_lasting_node_keeps_its_port(places: Places) -> None:
+    node = NodeFiles(places.node("web"), lasting=True)
+    node.home.mkdir(parents=True)
+    assert node.last_port() == 0
+    node.note_port(41641)
+    assert NodeFiles(places.node("web"), lasting=True).last_port() == 41641
+    for garbage in (b"", b"x", b"99999", b"-1", b"\xff", b"4" * 100):
+        (node.home / "port").write_bytes(garbage)
+        assert node.last_port() == 0
+    passing = NodeFiles(places.node("web"), lasting=False)
+    passing.home.mkdir(parents=True)
+    passing.note_port(41641)
+    assert passing.last_port() == 0
+
+
 def test_the_latest_time_that_was_noted_never_goes_back(places: Places) -> None:
     node = NodeFiles(places.node("web"), lasting=True)
     assert node.latest_time() == 0.0, "nobody has noted one"

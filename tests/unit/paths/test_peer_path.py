@@ -437,6 +437,15 @@ def test_patience_is_longer_where_the_way_is(latency_s: float, patience_s: float
     assert second - first == pytest.approx(patience_s)
 
 
+def test_a_handshake_that_the_peer_begins_by_relay_is_a_doubt() -> None:
+    """It has another process, or is elsewhere: what we answer by the path of before it would not get."""
+    line = direct(A, B)
+    line.do(line.path.heard_by_relay(line.now))
+    assert line.way() == BothPaths(UdpPath(A), DerpPath(RELAY))
+    line.pong(A)
+    assert line.way() == UdpPath(A)
+
+
 def test_a_doubt_begins_a_search_and_asks_for_help() -> None:
     line = direct(A, B)
     line.answering.clear()

@@ -508,7 +508,7 @@ def test_the_same_again_is_no_news(ours: Ours, p: Peer) -> None:
 def test_an_unknown_peer_is_nobody(ours: Ours) -> None:
     stranger = Peer(30)
     assert ours.send(stranger) == []
-    assert ours.paths.heard(stranger.node, P_AT, ours.now) == []
+    assert ours.paths.heard(stranger.node, UdpSource(P_AT), ours.now) == []
     assert ours.paths.ping(stranger.node, TOKEN, ours.now) == []
     assert ours.paths.status(stranger.node) == PathStatus(Kind.NONE)
 
