@@ -282,9 +282,11 @@ class PeerPaths:
             pong = Pong(ping.transaction, (RELAY_ADDRESS, source.region))
             out.append(SendDerp(source.region, peer.key, [self._sealer.seal(disco, pong)]))
             return
-        if not self._may_ping(source.address):
+        if not self._direct:
             return
         out.append(SendUdp(source.address, [self._sealer.seal(disco, Pong(ping.transaction, source.address))]))
+        if not self._may_ping(source.address):
+            return
         path = self._use(peer, now).path
         if isinstance(path, PeerPath):
             self._do(peer, path.receive_ping(source.address, now), now, out)
