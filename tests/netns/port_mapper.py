@@ -1,7 +1,7 @@
 """A program for the machine at home that keeps a UDP port mapped, and the test's handle on it.
 
 The program (`python -m tests.netns.port_mapper PORT`) echoes what comes to the port, takes lines from standard input (`changed`: the
-network; `state`: say what is known; `close`) and says lines of JSON.
+network; `state`: say what is known; `close`) and says lines of JSON. It is as poor as an engine: no rights, and no imports any more.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import select
 import sys
 import time
@@ -19,13 +20,16 @@ from typing import Any, Final, cast
 
 from tests.interop.rig.home import Home
 from tests.interop.rig.internet import Daemon
+from tsns.netns import linux
 from tsns.netns.underlay import Underlay
+from tsns.node import warm
 from tsns.node.portmapping import PortMapping
 from tsns.proto.addresses import Endpoint
 
 ROOT: Final = Path(__file__).parents[2]
 OUR_PORT: Final = 41673
 ANSWER_S: Final = 10.0  # on a busy machine
+NOBODY: Final = 65534
 
 
 class Mapper:
@@ -62,7 +66,9 @@ class Mapper:
 
     def close(self) -> dict[str, Any]:
         self.tell("close")
-        return self.says()
+        said = self.says()
+        assert warm.LATE.partition("%")[0] not in self._daemon.said(), self._daemon.said()
+        return said
 
 
 @contextlib.contextmanager
@@ -115,4 +121,7 @@ async def main(port: int) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
+    warm.load()
+    linux.drop_all_rights(NOBODY, os.getppid())
+    warm.watch_imports()
     asyncio.run(main(int(sys.argv[1])))

@@ -117,13 +117,13 @@ class Question:
             spoken = natpmp.parse_answer(data)
             only_pmp = spoken is not None and spoken.result == natpmp.Result.UNSUPPORTED_VERSION
             return False if only_pmp else Drop.MALFORMED
-        if answer.opcode not in self.unanswered or answer.result == pcp.Result.UNSUPPORTED_VERSION:
-            return Drop.NO_MATCH  # the latter: it was asked in NAT-PMP before, in two datagrams, and is still answering
+        if answer.opcode not in self.unanswered:
+            return Drop.NO_MATCH
         mapped = answer.mapped
         if answer.opcode == pcp.Opcode.MAP and (
             mapped is None or (mapped.nonce, mapped.internal_port) != (self.wanted.nonce, self.network.port)
         ):
-            return Drop.NO_MATCH
+            return Drop.NO_MATCH  # perhaps an error that is still on its way, for what NAT-PMP has asked
         if answer.result != pcp.Result.SUCCESS:
             return False
         if mapped is not None:

@@ -235,6 +235,12 @@ def test_a_description_that_is_none_costs_little(
     assert time.monotonic() - began < EFFORT_S
 
 
+def test_an_endless_answer_is_not_waited_for(underlay: WatchedUnderlay, monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit in ("EFFORT_S", "REQUEST_S"):
+        monkeypatch.setattr(edge, limit, 3600.0)
+    assert mapped(FakeIgd(endless=True), underlay, monkeypatch) == UpnpOutcome(ASKED, found=False)
+
+
 def test_the_whole_of_it_is_over_in_time(underlay: WatchedUnderlay, monkeypatch: pytest.MonkeyPatch) -> None:
     assert EFFORT_S < UPNP_S
     monkeypatch.setattr(edge, "EFFORT_S", 0.4)
