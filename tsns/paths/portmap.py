@@ -284,9 +284,9 @@ class PortMap:
         """Try all services, one that gave something lately first."""
         self._again = False
         self._quiet_until = None
-        trusted = (
-            self._gateway.trusted[0] if self._gateway.trusted and now - self._gateway.trusted[1] <= TRUST_S else None
-        )
+        trusted, since = self._gateway.trusted or (None, now)
+        if now - since > TRUST_S:
+            trusted = None
         self._queue = sorted(Service, key=lambda service: service is not trusted)
         return self._next(now)
 
