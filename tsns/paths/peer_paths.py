@@ -259,7 +259,7 @@ class PeerPaths:
             case Ping():
                 self._receive_ping(message, disco, self._whose(message, disco, source, named), source, now, out)
             case Pong():
-                self._receive_pong(message, disco, now, out)
+                self._receive_pong(message, disco, source, now, out)
             case CallMeMaybe():
                 self._receive_call(message, disco, source, now, out)
             case None:
@@ -291,11 +291,12 @@ class PeerPaths:
         if isinstance(path, PeerPath):
             self._do(peer, path.receive_ping(source.address, now), now, out)
 
-    def _receive_pong(self, pong: Pong, disco: DiscoPublic, now: float, out: list[Output]) -> None:
+    def _receive_pong(self, pong: Pong, disco: DiscoPublic, source: Source, now: float, out: list[Output]) -> None:
         sent = self._sent.get(pong.transaction, now)
         peer = None if sent is None else self._peers.get(sent.peer)
-        if sent is None or peer is None or peer.reach.disco != disco:
-            self._counters.add(DISCO_UNASKED)
+        by_relay = isinstance(source, DerpSource)
+        if sent is None or peer is None or peer.reach.disco != disco or by_relay != isinstance(sent.path, DerpPath):
+            self._counters.add(DISCO_UNASKED)  # what came the other way proves one direction only
             return
         self._sent.answered(pong.transaction)
         latency_s = now - sent.at

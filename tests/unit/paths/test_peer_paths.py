@@ -273,6 +273,16 @@ def test_a_late_pong_is_nothing(ours: Ours, p: Peer, after_s: float, counts: boo
     assert ours.counters[DISCO_UNASKED] == (not counts)
 
 
+def test_a_pong_by_relay_proves_nothing_about_a_ping_that_went_directly(ours: Ours, p: Peer) -> None:
+    """It shows one direction only: the peer's packets may not reach us."""
+    pings = ours.pinged(p, ours.send(p))
+    assert ours.hear(p, Pong(pings[P_AT], OURS[0]), by_relay(p)) == []
+    assert ours.counters[DISCO_UNASKED] == 1
+    assert ours.kind(p) is Kind.RELAYED
+    ours.hear(p, Pong(pings[P_AT], OURS[0]), UdpSource(P_AT))
+    assert ours.kind(p) is Kind.DIRECT
+
+
 def test_a_pong_of_who_has_begun_anew_since_is_nothing(ours: Ours, p: Peer) -> None:
     pings = ours.pinged(p, ours.send(p))
     pong = p.sealer.seal(ours.disco.public, Pong(pings[P_AT], OURS[0]))
