@@ -24,6 +24,7 @@ from tsns.disco.messages import TRANSACTION_BYTES, CallMeMaybe, Message, Ping, P
 from tsns.error import ProtocolError
 from tsns.keys import DiscoPublic, NodePublic
 from tsns.paths.candidates import is_loopback, may_be_pinged
+from tsns.paths.disco_keys import DiscoKeys
 from tsns.paths.peer_path import Call, Change, Kind, PeerPath, Probe, Wish
 from tsns.paths.plain_path import PlainPath
 from tsns.paths.sent_pings import SentPing, SentPings
@@ -121,7 +122,7 @@ class PeerPaths:
         self._counters = counters
         self._direct = direct
         self._peers: dict[NodePublic, _Peer] = {}
-        self._by_disco: dict[DiscoPublic, NodePublic] = {}
+        self._disco_keys = DiscoKeys()
         self._used: dict[NodePublic, _Peer] = {}  # those that have a path
         self._sent = SentPings()
         self._agenda: Agenda[_Peer] = Agenda()
@@ -147,10 +148,9 @@ class PeerPaths:
             return
         else:
             before, peer.reach = peer.reach, reach
-            self._unname(before.disco, key)
+            self._disco_keys.unname(before.disco, key)
             self._follow(peer, before, now)
-        if reach.disco is not None:
-            self._by_disco[reach.disco] = key
+        self._disco_keys.name(reach.disco, key)
 
     def _follow(self, peer: _Peer, before: Reach, now: float) -> None:
         """A peer that is known already may be elsewhere."""
@@ -177,12 +177,8 @@ class PeerPaths:
         if peer is not None:
             self._used.pop(key, None)
             self._agenda.drop(peer)
-            self._unname(peer.reach.disco, key)
+            self._disco_keys.unname(peer.reach.disco, key)
             self._set_path(key, None)
-
-    def _unname(self, disco: DiscoPublic | None, key: NodePublic) -> None:
-        if disco is not None and self._by_disco.get(disco) == key:
-            del self._by_disco[disco]
 
     def set_endpoints(self, endpoints: Sequence[Endpoint], now: float) -> None:
         """Where we ourselves may be reached, best first, as of now: peers that we look for are told."""
@@ -246,8 +242,8 @@ class PeerPaths:
         """Take what began with disco's magic."""
         out: list[Output] = []
         disco = sender(datagram)
-        named = None if disco is None else self._by_disco.get(disco)
-        if disco is None or named is None:
+        owners = () if disco is None else self._disco_keys.owners(disco)
+        if disco is None or not owners:
             self._counters.add(DISCO_STRANGER)
             return out
         try:
@@ -257,7 +253,7 @@ class PeerPaths:
             return out
         match message:
             case Ping():
-                self._receive_ping(message, disco, self._whose(message, disco, source, named), source, now, out)
+                self._receive_ping(message, disco, self._whose(message, source, owners), source, now, out)
             case Pong():
                 self._receive_pong(message, disco, source, now, out)
             case CallMeMaybe():
@@ -266,13 +262,12 @@ class PeerPaths:
                 self._counters.add(DISCO_UNKNOWN)
         return out
 
-    def _whose(self, ping: Ping, disco: DiscoPublic, source: Source, named: NodePublic) -> _Peer:
-        """The peer that has pinged: several may have had one disco key, if a process has logged in anew."""
+    def _whose(self, ping: Ping, source: Source, owners: Sequence[NodePublic]) -> _Peer:
+        """The peer that has pinged, of those that have its key."""
         for key in (source.peer if isinstance(source, DerpSource) else None, ping.node_key):
-            peer = None if key is None else self._peers.get(key)
-            if peer is not None and peer.reach.disco == disco:
-                return peer
-        return self._peers[named]
+            if key is not None and key in owners:
+                return self._peers[key]
+        return self._peers[owners[-1]]
 
     def _receive_ping(
         self, ping: Ping, disco: DiscoPublic, peer: _Peer, source: Source, now: float, out: list[Output]

@@ -442,6 +442,23 @@ def test_the_wrong_node_of_the_two_cannot_call(ours: Ours, p: Peer, former: Peer
     assert path._candidates.get(ELSEWHERE) is None
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["", "the former one is heard of last"])
+@pytest.mark.parametrize("how", ["removed", "begun anew"])
+def test_when_one_of_the_two_goes_the_other_stays(ours: Ours, p: Peer, former: Peer, how: str, again: bool) -> None:
+    if again:
+        ours.know(p, P_AT)
+        ours.know(former, Q_AT)
+    if how == "removed":
+        ours.paths.remove_peer(former.node)
+    else:
+        ours.paths.set_peer(former.node, Peer(40).reach(), ours.now)
+    assert ours.said_to(p, ours.hear(p, Ping(bytes(12), p.node), UdpSource(ELSEWHERE)))
+    assert ours.counters.snapshot() == {}
+    ours.paths.remove_peer(p.node)
+    assert ours.hear(p, Ping(bytes(12), p.node), UdpSource(ELSEWHERE)) == []
+    assert set(ours.paths._disco_keys._owners) <= {Peer(40).disco.public}
+
+
 # --- what the netmap says ------------------------------------------------------------------------------------------
 
 
@@ -739,7 +756,7 @@ def test_in_whatever_order_things_happen(steps: list[tuple[object, ...]]) -> Non
                 assert ours.way[each.node] == used.path.path
             if each.node in ours.paths._peers and status.relay is not None:
                 assert ours.way[each.node] is not None
-            assert (each.node in ours.paths._peers) == (each.disco.public in ours.paths._by_disco)
+            assert (each.node in ours.paths._peers) == (each.disco.public in ours.paths._disco_keys._owners)
         assert len(ours.paths._sent) <= MAX_PINGS
     for peer in peers:
         ours.know(peer, Q_AT)
