@@ -17,7 +17,10 @@ class DiscoKeys:
 
     def name(self, key: DiscoPublic | None, node: NodePublic) -> None:
         """The node has this key, says the netmap or itself."""
-        if key is not None:
+        if key is None:
+            return
+        before = self._owners.setdefault(key, (node,))
+        if before != (node,):
             self._owners[key] = (*self._others(key, node), node)
 
     def unname(self, key: DiscoPublic | None, node: NodePublic) -> None:
