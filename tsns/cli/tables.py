@@ -134,7 +134,16 @@ def _peer_state(peer: Object, now: float) -> str:
         words = ["offline" if peer.get("online") is False else "idle"]
     if peer.get("tx_bytes") or peer.get("rx_bytes"):
         words.append(f"tx {peer.get('tx_bytes') or 0} rx {peer.get('rx_bytes') or 0}")
+    if isinstance(handshake := peer.get("last_handshake"), int | float):
+        words.append(f"handshake {_ago(now - handshake)}")
     return ", ".join(words)
+
+
+def _ago(seconds: float) -> str:
+    for size_s, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size_s:
+            return f"{seconds / size_s:.0f} {unit} ago"
+    return f"{max(seconds, 0):.0f} s ago"
 
 
 def _row(peer: Object, state: str) -> list[str]:

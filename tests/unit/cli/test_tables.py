@@ -66,9 +66,9 @@ STATUS: dict[str, Any] = {
 def test_the_status_of_a_running_node() -> None:
     assert tables.status_lines(STATUS, NOW) == [
         "100.64.0.1  me       -                -      -",
-        '100.64.0.2  web      ann@example.com  linux  active; relay "fra", tx 123 rx 456',
-        "100.64.0.3  db       ann@example.com  linux  active; direct 192.0.2.1:41641, tx 7 rx 0",
-        "100.64.0.4  quiet    ann@example.com  linux  idle, tx 2 rx 1",
+        '100.64.0.2  web      ann@example.com  linux  active; relay "fra", tx 123 rx 456, handshake 5 s ago',
+        "100.64.0.3  db       ann@example.com  linux  active; direct 192.0.2.1:41641, tx 7 rx 0, handshake 5 s ago",
+        "100.64.0.4  quiet    ann@example.com  linux  idle, tx 2 rx 1, handshake 15 min ago",
         "100.64.0.5  gone     ann@example.com  linux  offline",
         "100.64.0.6  unknown  -                -      idle",
     ]
