@@ -106,6 +106,7 @@ class Updates:
                     async with asyncio.timeout(random.uniform(*REASSURE_S)):  # noqa: S311 (no secret)
                         await self._changed.wait()
                         continue
+                sent = None  # so that it is tried again where it fails
             try:
                 reply = await connection.request(
                     "POST",

@@ -320,12 +320,20 @@ def test_a_deleted_node_logs_in_again(mode: Mode, monkeypatch: pytest.MonkeyPatc
 
 def test_an_update_without_news_is_sent_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     async def play(site: Site) -> None:
-        monkeypatch.setattr(updates_module, "REASSURE_S", (0.05, 0.1))
+        monkeypatch.setattr(updates_module, "REASSURE_S", (0.4, 0.4))
+        loop = asyncio.get_running_loop()
         client = site.client(site.with_key())
         async with running(client) as until:
             await until(lambda: events(client).ups)
             client.set_net_info(HOME)
-            await until(lambda: len(site.updates()) >= 3)
+            await client.home_accepted(1)
+            assert len(site.updates()) == 1
+            site.control.faults.fail("/machine/map", 500)
+            await until(lambda: len(site.updates()) == 2)
+            failed_at = loop.time()
+            await until(lambda: len(site.updates()) == 3)
+            assert loop.time() - failed_at < 0.3, "one that fails is no reason to wait again"
+            await until(lambda: len(site.updates()) == 4)
             assert events(client).ups == [True]
 
     scenario(play)
