@@ -17,9 +17,13 @@ from typing import Final
 
 from tests.bench.figures import Figures, table
 from tests.bench.machine_load import Quiet, Watch
-from tests.bench.parts import PARTS, Bench
+from tests.bench.parts import DEFAULT, TESTCONTROL, Bench
+from tests.bench.paths import cut, packets, paths
 from tests.interop.rig.peers import missing_peers, peer
+from tests.interop.rig.tailnet import KINDS
 
+ONLY_WHEN_NAMED: Final = {"paths": paths, "cut": cut, "packets": packets}
+PARTS: Final = {**DEFAULT, **ONLY_WHEN_NAMED}
 ROUNDS: Final = 3
 SCHEMA: Final = 1
 
@@ -29,10 +33,11 @@ def main() -> int:
     asked = _arguments()
     if os.geteuid() != 0 or missing_peers():
         sys.exit(f"needs root and the peers of scripts/peers; missing: {', '.join(missing_peers()) or 'root'}")
-    figures, noise, failed = Figures(), dict[str, Quiet](), list[str]()
-    bench = Bench(figures, rounds=1 if asked.quick and not asked.rounds else asked.rounds or ROUNDS, quick=asked.quick)
-    for number, name in enumerate(asked.only or PARTS, start=1):
-        _say(f"{number}/{len(asked.only or PARTS)} {name}: {(PARTS[name].__doc__ or '').strip()}")
+    noise, failed = dict[str, Quiet](), list[str]()
+    rounds = asked.rounds or (1 if asked.quick else ROUNDS)
+    bench = Bench(Figures(), rounds, quick=asked.quick, control=asked.control)
+    for number, name in enumerate(asked.parts, start=1):
+        _say(f"{number}/{len(asked.parts)} {name}: {(PARTS[name].__doc__ or '').strip()}")
         watch, began = Watch(), time.monotonic()
         try:
             PARTS[name](bench)
@@ -41,28 +46,45 @@ def main() -> int:
             _say(f"    FAILED: {error}")
         noise[name] = watch.quiet()
         _say(f"    {time.monotonic() - began:.0f} s; machine {noise[name]}")
-    _show(figures, noise, failed, as_json=asked.json)
+    _show(bench, noise, failed, as_json=asked.json)
     if failed:
         return 1
     return 0 if all(quiet.believable for quiet in noise.values()) else 3
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        description=__doc__,
+        epilog=f"By default {', '.join(DEFAULT)}: 10 minutes. The others only when named: paths 12 minutes, cut 4, packets 7.",
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--only", action="append", default=[], metavar="PART", help="another way to name a part")
     parser.add_argument("--json", action="store_true", help="all samples as one JSON object")
-    parser.add_argument("--only", action="append", choices=list(PARTS), metavar="PART", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--rounds", type=int, help=f"default {ROUNDS}")
     parser.add_argument("--quick", action="store_true", help="one round, smaller sizes: whether it works, not how fast")
-    return parser.parse_args()
+    parser.add_argument(
+        "--control",
+        choices=KINDS,
+        default=TESTCONTROL,
+        help=f"for {', '.join(ONLY_WHEN_NAMED)}: headscale, too, where TSNS_HEADSCALE names its program",
+    )
+    asked = parser.parse_args()
+    asked.parts = [*asked.parts, *asked.only] or list(DEFAULT)
+    if unknown := [name for name in asked.parts if name not in PARTS]:
+        parser.error(f"there is no part {unknown[0]}; there are {', '.join(PARTS)}")
+    return asked
 
 
-def _show(figures: Figures, noise: dict[str, Quiet], failed: list[str], *, as_json: bool) -> None:
-    machine = _machine()
+def _show(bench: Bench, noise: dict[str, Quiet], failed: list[str], *, as_json: bool) -> None:
+    machine = _machine() | ({} if bench.control == TESTCONTROL else {"control": bench.control})
     if as_json:
         answer = {
             "schema": SCHEMA,
             "machine": machine,
-            "figures": [figure.as_json() for figure in figures.all()],
+            "figures": [figure.as_json() for figure in bench.figures.all()],
+            "paths": bench.grid.as_json(),
+            "notes": bench.notes,
             "noise": {name: {**asdict(quiet), "believable": quiet.believable} for name, quiet in noise.items()},
             "failed": failed,
         }
@@ -71,7 +93,12 @@ def _show(figures: Figures, noise: dict[str, Quiet], failed: list[str], *, as_js
     lines = [f"{name}: {value}" for name, value in machine.items()]
     lines += [f"{name}: {quiet}" for name, quiet in noise.items() if not quiet.believable]
     lines += [f"{name}: FAILED, its figures are incomplete" for name in failed]
-    sys.stdout.write("\n".join([*lines, "", table(figures.all()), ""]))
+    lines += bench.notes
+    if bench.figures.all():
+        lines += ["", table(bench.figures.all())]
+    if bench.grid:
+        lines += ["", "paths, an old node to a new one: s from the start of the new one's `up`", "", bench.grid.table()]
+    sys.stdout.write("\n".join([*lines, ""]))
 
 
 def _machine() -> dict[str, str]:

@@ -6,12 +6,13 @@ import contextlib
 import json
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final, Protocol
 
 from tests.bench import figures
 from tests.bench.processes import ancestry
 from tests.interop.rig.internet import Host
+from tests.interop.rig.router import Nat
 from tests.interop.rig.tailnet import Tailnet
 from tests.interop.rig.tailscaled import Tailscaled
 from tests.interop.rig.tsns import Tsns, tsns_on
@@ -40,6 +41,12 @@ class Station(Protocol):
 
     def peers(self) -> int:
         """How many peers its node knows."""
+
+    def until_direct(self, address: str, patience_s: float) -> bool:
+        """Returns as soon as a peer has answered a ping directly; false when none was within so many seconds."""
+
+    def is_direct(self, address: str) -> bool:
+        """Whether what it sends to a peer goes directly and nowhere else just now; asking changes nothing."""
 
 
 class OurStation:
@@ -82,6 +89,12 @@ class OurStation:
     def peers(self) -> int:
         return len(self.tsns.answer("status", "one")["peers"])
 
+    def until_direct(self, address: str, patience_s: float) -> bool:
+        return self.tsns.until_direct("one", address, patience_s)
+
+    def is_direct(self, address: str) -> bool:
+        return self.tsns.path_kind("one", address) == "direct"
+
 
 class TheirStation:
     """tailscaled."""
@@ -111,18 +124,32 @@ class TheirStation:
     def peers(self) -> int:
         return len(json.loads(self.client.command("status", "--json")).get("Peer") or {})
 
+    def until_direct(self, address: str, patience_s: float) -> bool:
+        return self.client.until_direct(address, patience_s)
+
+    def is_direct(self, address: str) -> bool:
+        return self.client.is_direct(address)
+
+
+class StationKind(Protocol):
+    """How a station of one contender is made, for as long as the context lasts."""
+
+    def __call__(
+        self, tailnet: Tailnet, *, only_relays: bool = True, behind: Nat = Nat.NONE
+    ) -> contextlib.AbstractContextManager[Station]: ...
+
 
 @contextlib.contextmanager
-def our_station(tailnet: Tailnet) -> Iterator[OurStation]:
+def our_station(tailnet: Tailnet, *, only_relays: bool = True, behind: Nat = Nat.NONE) -> Iterator[OurStation]:
     """tsns on a new host."""
-    with tailnet.host("o") as host, tsns_on(host) as tsns:
+    with tailnet.host("o", only_relays=only_relays, behind=behind) as host, tsns_on(host) as tsns:
         yield OurStation(tailnet, tsns)
 
 
 @contextlib.contextmanager
-def their_station(tailnet: Tailnet) -> Iterator[TheirStation]:
+def their_station(tailnet: Tailnet, *, only_relays: bool = True, behind: Nat = Nat.NONE) -> Iterator[TheirStation]:
     """tailscaled on a new host."""
-    with tailnet.host("t") as host:
+    with tailnet.host("t", only_relays=only_relays, behind=behind) as host:
         station = TheirStation(tailnet, host)
         try:
             yield station
@@ -130,7 +157,7 @@ def their_station(tailnet: Tailnet) -> Iterator[TheirStation]:
             station.client.stop()
 
 
-CONTENDERS: Final[dict[str, Callable[[Tailnet], contextlib.AbstractContextManager[Station]]]] = {
+CONTENDERS: Final[dict[str, StationKind]] = {
     figures.OURS: our_station,
     figures.THEIRS: their_station,
 }

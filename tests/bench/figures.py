@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -67,26 +67,36 @@ def table(figures: Iterable[Figure]) -> str:
         (f"{figure.part}: {figure.what}", figure.unit, *(_cell(figure, who) for who in (OURS, THEIRS)), _ratio(figure))
         for figure in figures
     ]
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    lines = [head, tuple("-" * width for width in widths), *rows]
+    return markdown_table([head, *rows])
+
+
+def markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    """The first line is the head."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    head, *rows = lines
     return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
+        for line in [head, ["-" * width for width in widths], *rows]
     )
+
+
+def spread(samples: Sequence[float]) -> str:
+    """The median, with the smallest and the largest where there are several."""
+    middle = number(statistics.median(samples))
+    return middle if len(samples) == 1 else f"{middle} [{number(min(samples))}..{number(max(samples))}]"
 
 
 def _cell(figure: Figure, contender: str) -> str:
     found = figure.samples.get(contender)
-    if not found:
-        return ""
-    middle = _number(statistics.median(found))
-    return middle if len(found) == 1 else f"{middle} [{_number(min(found))}..{_number(max(found))}]"
+    return spread(found) if found else ""
 
 
 def _ratio(figure: Figure) -> str:
     return "" if figure.ratio is None else f"{figure.ratio:.2f}"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Three digits or so."""
     if value == 0 or abs(value) >= 100:
         return f"{value:.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}" if abs(value) >= 1 else f"{value:.3f}"

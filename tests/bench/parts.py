@@ -1,4 +1,4 @@
-"""What is measured, part by part. Every part sets up tailnets of its own and takes them down."""
+"""What is measured when nothing is named, part by part. Every part sets up tailnets of its own and takes them down."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -23,12 +23,14 @@ from tests.bench.contenders import (
     their_station,
 )
 from tests.bench.figures import OURS, THEIRS, Figures
+from tests.bench.grid import Grid
 from tests.bench.processes import Memory, cpu_s, memory, parent
 from tests.interop.rig.control import UpstreamControl
 from tests.interop.rig.internet import wait_for
 from tests.interop.rig.tailnet import Tailnet, tailnet
 from tests.interop.rig.traffic import pings
 
+TESTCONTROL: Final = "testcontrol"
 MB: Final = 1e6
 SETTLE_S: Final = 5.0  # after `up`, before a node counts as idle
 PEERS_PATIENCE_S: Final = 60.0
@@ -45,6 +47,9 @@ class Bench:
     figures: Figures
     rounds: int
     quick: bool
+    control: str = TESTCONTROL  # for the parts about paths; what others do with it, only this one can
+    grid: Grid = field(default_factory=Grid)
+    notes: list[str] = field(default_factory=list)  # what a reader of the figures has to know
 
     def add(self, part: str, what: str, unit: str, contender: str, value: float) -> None:
         """One sample."""
@@ -52,7 +57,8 @@ class Bench:
 
 
 @contextlib.contextmanager
-def _tailnet(kind: str = "testcontrol") -> Iterator[Tailnet]:
+def new_tailnet(kind: str = TESTCONTROL) -> Iterator[Tailnet]:
+    """A tailnet with this kind of control server, for one measurement."""
     with tempfile.TemporaryDirectory(prefix="tsns-bench-") as directory, tailnet(kind, Path(directory)) as found:
         yield found
 
@@ -61,7 +67,7 @@ def start(bench: Bench) -> None:
     """Start and `up`, and how soon the first packets get through."""
     for number in range(bench.rounds):
         for contender in in_turn(number):
-            with _tailnet() as net, CONTENDERS[contender](net) as old:
+            with new_tailnet() as net, CONTENDERS[contender](net) as old:
                 old.up()
                 with CONTENDERS[contender](net) as new:
                     bench.add("start", "cold start and up", "s", contender, new.up())
@@ -77,7 +83,7 @@ def run(bench: Bench) -> None:
     """`run -- true`, with a control server that is not ours and with the lab."""
     for kind in ("testcontrol", "lab"):
         for _ in range(bench.rounds):
-            with _tailnet(kind) as net, our_station(net) as station:
+            with new_tailnet(kind) as net, our_station(net) as station:
                 flags = station.login(ephemeral=True)
                 cold = station.timed("run", *flags, "--", "true")
                 bench.add("run", f"cold, {kind}", "s", OURS, cold)
@@ -95,7 +101,7 @@ def idle(bench: Bench) -> None:
     seconds = 5.0 if bench.quick else 15.0
     for number in range(bench.rounds):
         for contender in in_turn(number):
-            with _tailnet() as net, CONTENDERS[contender](net) as station:
+            with new_tailnet() as net, CONTENDERS[contender](net) as station:
                 station.up()
                 time.sleep(SETTLE_S)
                 pids = station.pids()
@@ -125,7 +131,7 @@ def _add_own_parts(bench: Bench, station: OurStation) -> None:
 def peers(bench: Bench) -> None:
     """How time and memory grow with the tailnet."""
     for count in (10, 1000) if bench.quick else (10, 100, 1000, 10_000):
-        with _tailnet() as net:
+        with new_tailnet() as net:
             _control(net).tell(f"fake {count}")
             for number in range(bench.rounds):
                 for contender in in_turn(number):
@@ -157,7 +163,7 @@ def deltas(bench: Bench) -> None:
     """Many changes of single peers in a large tailnet, while packets go to and fro."""
     count, seconds = (1000, 3) if bench.quick else (10_000, 60)
     for contender in CONTENDERS:
-        with _tailnet() as net, CONTENDERS[contender](net) as old, CONTENDERS[contender](net) as new:
+        with new_tailnet() as net, CONTENDERS[contender](net) as old, CONTENDERS[contender](net) as new:
             _control(net).tell(f"fake {count}")  # before them: tailscaled's status cannot bear a fake half made
             old.up()
             new.up()
@@ -192,7 +198,7 @@ def nodes(bench: Bench) -> None:
     """How memory grows with the number of nodes on one machine."""
     for count in (1, 10) if bench.quick else (1, 10, 50):
         for contender, several in ((OURS, _our_nodes), (THEIRS, _their_nodes)):
-            with _tailnet() as net, several(net, count) as pids:
+            with new_tailnet() as net, several(net, count) as pids:
                 used = memory(pids)
                 bench.add("nodes", f"{count}: PSS of each", "MB", contender, used.pss / count / MB)
                 bench.add("nodes", f"{count}: private of each", "MB", contender, used.private / count / MB)
@@ -227,7 +233,7 @@ def _control(net: Tailnet) -> UpstreamControl:
     return net.control
 
 
-PARTS: Final[dict[str, Callable[[Bench], None]]] = {
+DEFAULT: Final[dict[str, Callable[[Bench], None]]] = {
     "start": start,
     "run": run,
     "idle": idle,

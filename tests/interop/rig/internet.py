@@ -15,20 +15,18 @@ It speaks IPv4 or IPv6. Nothing of it is seen in the machine's own network, and 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import ipaddress
 import itertools
 import os
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-from tests.interop.rig.namespace import Namespace
+from tests.interop.rig.namespace import Namespace, socket_in
 from tests.interop.rig.router import GATEWAY, HOME_PREFIX_LENGTH, INSIDE, OUTSIDE, Nat, Router, home_addresses
 from tests.interop.rig.uplink import BRIDGE, Uplink
 
@@ -41,7 +39,6 @@ NAME_PREFIX: Final = f"rig-{os.getpid()}-"  # of every namespace of this test ru
 RUN_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 5.0
 POLL_S: Final = 0.02
-CLONE_NEWNET: Final = 0x40000000
 
 # What of the caller's environment programs on a host get: nothing that changes what they do.
 PASSED_ON: Final = ("PATH", "HOME", "LANG", "TMPDIR")
@@ -222,29 +219,17 @@ class Host:
 
     def udp_socket(self, port: int, address: str = "") -> socket.socket:
         """A UDP socket of this host for the test itself, bound to the host's present address if to no other."""
-        made = self._socket(socket.SOCK_DGRAM)
+        made = socket_in(self._namespace.path, self._family, socket.SOCK_DGRAM)
         made.bind((address or self.address, port))
         return made
 
     def tcp_socket(self) -> socket.socket:
         """A TCP socket of this host for the test itself."""
-        return self._socket(socket.SOCK_STREAM)
+        return socket_in(self._namespace.path, self._family, socket.SOCK_STREAM)
 
-    def _socket(self, kind: socket.SocketKind) -> socket.socket:
-        """It stays in the namespace in which a thread makes it."""
-        made: list[socket.socket] = []
-
-        def make() -> None:
-            with open(self._namespace.path, "rb") as namespace:
-                setns = ctypes.CDLL(None, use_errno=True).setns
-                if setns(namespace.fileno(), CLONE_NEWNET) == 0:
-                    made.append(socket.socket(socket.AF_INET6 if self.version == 6 else socket.AF_INET, kind))
-
-        thread = threading.Thread(target=make)
-        thread.start()
-        thread.join()
-        assert made, f"no socket in {self.namespace}"
-        return made[0]
+    @property
+    def _family(self) -> socket.AddressFamily:
+        return socket.AF_INET6 if self.version == 6 else socket.AF_INET
 
     def block_udp(self, *servers: str) -> None:
         """From now on UDP goes to and from these addresses only, so that peers can meet at a relay and nowhere else.

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import socket
 import subprocess
+import threading
 from dataclasses import dataclass
+from typing import Final
+
+CLONE_NEWNET: Final = 0x40000000
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,22 @@ class Namespace:
         paths = {f"/proc/sys/{name.replace('__', '/')}": value for name, value in values.items()}
         script = "; ".join(f"echo {value} > {path}" for path, value in paths.items())
         _carry_out(self.command("sh", "-ec", script))
+
+
+def socket_in(path: str, family: int, kind: int, protocol: int = 0) -> socket.socket:
+    """A socket for the test itself in the namespace that this file stands for: it stays where a thread makes it."""
+    made: list[socket.socket] = []
+
+    def make() -> None:
+        with open(path, "rb") as namespace:
+            if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), CLONE_NEWNET) == 0:
+                made.append(socket.socket(family, kind, protocol))
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+    assert made, f"no socket in {path}"
+    return made[0]
 
 
 def _carry_out(words: list[str], stdin: str = "") -> str:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
+import socket
+import time
+from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any, Final, Self
 
@@ -12,6 +17,8 @@ from tests.interop.rig.peers import peer
 PORT: Final = 41641
 TUN: Final = "tailscale0"
 UP_TIMEOUT_S: Final = 30
+PING_TIMEOUT_S: Final = 1.0
+PING_REST_S: Final = 0.1  # between pings that wait for a direct path
 
 
 class Tailscaled:
@@ -87,6 +94,33 @@ class Tailscaled:
 
         return wait_for(look, f"{self.host.name} knows {host_name}")
 
+    def disco_ping(self, address: str, timeout_s: float) -> str:
+        """The endpoint at which a peer answers directly; empty when the relay brought the answer, or nobody did.
+
+        It asks as `tailscale ping` does, but without its second of rest after each.
+        """
+        local = _Local(self._socket, timeout_s)
+        with contextlib.closing(local), contextlib.suppress(TimeoutError):
+            local.request("POST", f"/localapi/v0/ping?ip={address}&type=disco")
+            answer = local.getresponse()
+            if answer.status == http.client.OK:
+                return str(json.load(answer).get("Endpoint", ""))
+        return ""
+
+    def until_direct(self, address: str, patience_s: float) -> bool:
+        """Returns as soon as a peer has answered directly; false when it did not within so many seconds."""
+        deadline = time.monotonic() + patience_s
+        while (left_s := deadline - time.monotonic()) > 0:
+            if self.disco_ping(address, min(left_s, PING_TIMEOUT_S)):
+                return True
+            time.sleep(PING_REST_S)
+        return False
+
+    def is_direct(self, address: str) -> bool:
+        """Whether what it sends to a peer goes directly and nowhere else just now; asking changes nothing."""
+        peers: dict[str, dict[str, Any]] = self.status().get("Peer") or {}
+        return any(address in found["TailscaleIPs"] and bool(found["CurAddr"]) for found in peers.values())
+
     @property
     def pid(self) -> int:
         """The daemon's process."""
@@ -111,3 +145,16 @@ class Tailscaled:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+class _Local(http.client.HTTPConnection):
+    """A connection to a daemon's LocalAPI."""
+
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("local-tailscaled.sock", timeout=timeout_s)
+        self._path = str(path)
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)

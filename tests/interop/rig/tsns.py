@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from tests.interop.rig.internet import RUN_TIMEOUT_S, Daemon, Host
 from tests.machine import PrivateDirectories, new_private_directories
 
 LOG_TAIL_BYTES: Final = 6000
+PING_TIMEOUT_S: Final = 1.0
+PING_REST_S: Final = 0.1  # before it is asked again
+WRONG_USAGE: Final = 2  # an exit status
 
 
 @dataclass(frozen=True)
@@ -69,9 +73,23 @@ class Tsns:
         return self.run("ip", name, f"-{version}").stdout.strip()
 
     def path_kind(self, name: str, peer: str) -> str:
-        """By what way the node `name` reaches a peer: direct, derp or none."""
+        """By what way the node `name` reaches a peer (a name or an address): direct, derp or none."""
         peers = self.answer("status", name)["peers"]
-        return str(next(entry["path"]["kind"] for entry in peers if entry["name"] == peer))
+        return str(next(entry["path"]["kind"] for entry in peers if peer in (entry["name"], *entry["addresses"])))
+
+    def until_direct(self, name: str, peer: str, patience_s: float) -> bool:
+        """Returns as soon as a peer has answered the node `name` directly; false when it did not within so many seconds."""
+        deadline = time.monotonic() + patience_s
+        count = str(max(1, int(patience_s / PING_TIMEOUT_S)))
+        ping = ("ping", name, peer, "--until-direct", "-c", count, "--timeout", str(PING_TIMEOUT_S), "--json")
+        while True:
+            done = self.run(*ping, timeout_s=patience_s + RUN_TIMEOUT_S, check=False)
+            answers = [json.loads(line) for line in done.stdout.splitlines()]
+            if done.returncode == 0 and answers and answers[-1]["path"]["kind"] == "direct":
+                return True
+            if done.returncode == WRONG_USAGE or time.monotonic() > deadline:
+                return False
+            time.sleep(PING_REST_S)  # it may not know the peer yet
 
     def node_names(self) -> list[str]:
         """The nodes that run."""
