@@ -3,13 +3,13 @@
 Source: control/controlclient (auto.go, updateRoutine) of Tailscale's module. Servers differ: Tailscale's own reads nothing but who is asking
 from a stream's request, Headscale takes all of it. So both requests say the same, and one lite update follows each start of a stream.
 
-    stream starts --> send --200--> wait for a change that counts, or some minutes --> send ...
+    stream starts --> send --200--> wait for a change that counts, or half an hour --> send ...
                        |--4xx--> `refused`: the stream is asked for anew, and its answer says whether control still knows us
                        `--anything else--> back off, then send the newest
 
-One is in flight at a time. Latencies alone are no change: Headscale tells every peer of each update. An update without news costs a server
-little, and is how we learn that Headscale has deleted this node: it leaves the stream open and sends keep-alives, whatever has become of
-the node.
+One is in flight at a time. Latencies alone are no change: Headscale tells every peer of each update, even of one without news. Such a one is
+sent seldom, for it is how we learn that Headscale has deleted this node: it leaves the stream open and sends keep-alives on it, whatever
+has become of the node.
 """
 
 from __future__ import annotations
@@ -34,10 +34,7 @@ from tsns.proto.types import Hostinfo, MapRequest, NetInfo, encode
 MAP_PATH: Final = "/machine/map"
 UPDATE_TIMEOUT_S: Final = 30.0
 HOME_PATIENCE_S: Final = 1.0  # a first update without a home would only delay the one that names it
-REASSURE_S: Final = (
-    240.0,
-    360.0,
-)  # after so long an update goes without news; spread, since many nodes may start together
+REASSURE_S: Final = (1200.0, 2400.0)  # then an update goes without news; spread, since many nodes may start together
 
 log = logging.getLogger(__name__)
 

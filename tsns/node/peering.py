@@ -35,12 +35,14 @@ class Peering:
         self._router = router
         self._clock = clock
         self._suspended = False
+        self._own_id: int | None = None  # by which control knows us
         self._expired: set[NodePublic] = set()
         self._jailed: set[NodePublic] = set()  # they may not open connections to us
 
     def apply(self, netmap: NetMap, change: NetMapChange, wall_now: float) -> list[NodePublic]:
         """Follow one difference; returns the peers whose processes are others now, with whom there should be new keys."""
         begun_anew: list[NodePublic] = []
+        self._begin_anew(netmap.self_node)
         if self._suspended:
             return begun_anew
         for node in change.removed:
@@ -56,6 +58,15 @@ class Peering:
             self._set(netmap, node, wall_now)
         self._router.set_jailed(self._jailed)
         return begun_anew
+
+    def _begin_anew(self, itself: Node | None) -> None:
+        """Notice that control has deleted us and let us in again: our peers have parted with us meanwhile, and with our sessions."""
+        if itself is None or itself.id == self._own_id:
+            return
+        if self._own_id is not None:
+            for key in self._device.peers():
+                self._device.reset_peer(key)
+        self._own_id = itself.id
 
     def suspend(self, netmap: NetMap) -> None:
         """Part with all peers, until `resume`."""

@@ -143,6 +143,19 @@ def test_people_name_peers_as_they_like(tailnet: Tailnet, wanted: str, found: tu
     assert (peer and ((peer[0].name or "").partition(".")[0], peer[1])) == found
 
 
+def test_another_node_to_control_is_another_one_to_its_peers(tailnet: Tailnet) -> None:
+    """Guards against sending into sessions that the peers ended when we were deleted, until WireGuard notices after 15 s."""
+    device, peer = tailnet.device, NodePublic.parse(key(2))
+    device.send_to(peer, [b""], 0.0)
+    assert device.indices.pending
+    tailnet.tell(MapResponse(node=node(1, name="renamed.tail.example.")))
+    assert device.indices.pending, "it is the same node"
+
+    tailnet.tell(MapResponse(node=node(4, key=key(1))))
+    assert not device.indices.pending
+    assert tailnet.owner("100.64.0.2") == peer
+
+
 def test_a_suspended_node_has_no_peers_until_it_is_resumed(tailnet: Tailnet) -> None:
     """What the netmap says meanwhile counts from then on."""
     tailnet.peering.suspend(tailnet.netmap)
