@@ -41,10 +41,9 @@ class Peering:
 
     def apply(self, netmap: NetMap, change: NetMapChange, wall_now: float) -> list[NodePublic]:
         """Follow one difference; returns the peers whose processes are others now, with whom there should be new keys."""
-        begun_anew: list[NodePublic] = []
-        self._begin_anew(netmap.self_node)
+        begun_anew = self._parted(netmap.self_node)
         if self._suspended:
-            return begun_anew
+            return []
         for node in change.removed:
             self._remove(node)
         for old, new in change.changed:
@@ -59,14 +58,12 @@ class Peering:
         self._router.set_jailed(self._jailed)
         return begun_anew
 
-    def _begin_anew(self, itself: Node | None) -> None:
-        """Notice that control has deleted us and let us in again: our peers have parted with us meanwhile, and with our sessions."""
+    def _parted(self, itself: Node | None) -> list[NodePublic]:
+        """All peers, where control has deleted us and let us in again: they have parted with us meanwhile, and with our sessions."""
         if itself is None or itself.id == self._own_id:
-            return
-        if self._own_id is not None:
-            for key in self._device.peers():
-                self._device.reset_peer(key)
-        self._own_id = itself.id
+            return []
+        was_somebody, self._own_id = self._own_id is not None, itself.id
+        return list(self._device.peers()) if was_somebody else []
 
     def suspend(self, netmap: NetMap) -> None:
         """Part with all peers, until `resume`."""

@@ -41,7 +41,7 @@ ROUND_S: Final = 5.0
 UPGRADE_S: Final = 60.0  # between rounds that look for something better than what works
 GOOD_LATENCY_S: Final = 0.005  # nothing better is looked for
 MIN_PING_SPACING_S: Final = 0.15  # to one candidate
-MIN_CALL_SPACING_S: Final = 0.2  # between rounds that the peer asks for
+MIN_CALL_SPACING_S: Final = 0.2  # between rounds that the peer asks for, if it names nothing new
 PROBES_PER_S: Final = 20.0  # of our own accord, besides those that ask the best path
 PROBES_BURST: Final = 100.0
 ASKED_PROBES_PER_S: Final = 10.0  # that the peer wants
@@ -241,10 +241,10 @@ class PeerPath:
     def receive_call(self, endpoints: Iterable[Endpoint], now: float) -> list[Wish]:
         """The peer has asked us by relay to ping it there. It is not asked in return."""
         wishes: list[Wish] = []
-        self._candidates.call(endpoints, now, keep=self.best)
+        is_new = self._candidates.call(endpoints, now, keep=self.best)
         if self.kind is Kind.DIRECT and self.is_active(now) and self._patience_ends == inf:
             self._ask_best(now, wishes)  # it looks for a path: does ours still lead there?
-        if now - self._asked_round_at >= MIN_CALL_SPACING_S:
+        if is_new or now - self._asked_round_at >= MIN_CALL_SPACING_S:
             self._asked_round_at = now
             self._probe_all(self._asked_probes, now, wishes)
         return wishes

@@ -33,7 +33,7 @@ class PlainPath:
         self._told: list[Endpoint] = []
         self._sent_at = -inf
         self._heard_at = -inf
-        self._tried_at = -inf  # since when the present endpoint is tried
+        self._tried_at = -inf  # since when the present endpoint is tried; not while it answers
 
     @property
     def path(self) -> Path | None:
@@ -47,7 +47,9 @@ class PlainPath:
     def tell(self, endpoints: Iterable[Endpoint], now: float) -> list[Wish]:
         """The netmap says where the peer is."""
         self._told = list(endpoints)[:MAX_TOLD]
-        if self._told and self.best is None:
+        is_elsewhere = self.best not in self._told and now - self._heard_at > QUIET_S
+        if self._told and (self.best is None or is_elsewhere):
+            self._tried_at = -inf
             return self._take(self._told[0], "the netmap says so", now)
         return []
 
@@ -58,8 +60,9 @@ class PlainPath:
             return []
         if self._tried_at == -inf:
             self._tried_at = now
-        if now - self._tried_at < TRY_S or len(self._told) == 1:
+        if now - self._tried_at < TRY_S or self._told == [self.best]:
             return []
+        self._tried_at = now
         following = self._told.index(self.best) + 1 if self.best in self._told else 0
         return self._take(self._told[following % len(self._told)], "the one before did not answer", now)
 
@@ -70,7 +73,6 @@ class PlainPath:
 
     def _take(self, endpoint: Endpoint, reason: str, now: float) -> list[Wish]:
         self.kind, self.best = Kind.DIRECT, endpoint
-        self._tried_at = now
         change = Change(now, self.kind, endpoint, reason)
         self.changes.append(change)
         return [change]

@@ -295,7 +295,7 @@ class Internet:
         calls = 0
         while True:
             deadlines = [(at, station) for station in self.stations if (at := station.deadline()) is not None]
-            soonest = min([at for at, _ in deadlines] + [at for at, _, _ in self._events[:1]] + [until])
+            soonest = min([until, *[at for at, _, _ in self._events[:1]], *[at for at, _ in deadlines]])
             calls = calls + 1 if soonest <= self.now else 0
             assert calls < RESTLESS, "somebody does not come to rest"
             self.now = max(self.now, soonest)

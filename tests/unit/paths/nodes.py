@@ -69,11 +69,11 @@ class Node:
         self.repeated = 0  # transport messages that came more than once
         self._came: set[bytes] = set()
         self._lives = 0
+        self._is_turning = False
         self._seen_this_round: set[str] = set()
         machine.station = self
         self.start()
         self.internet.stations.append(self)
-        self.internet.after(TURN_S, self._turn)
 
     # --- life ------------------------------------------------------------------------------------------------------
 
@@ -101,9 +101,11 @@ class Node:
         self.machine.station = None
 
     def _turn(self) -> None:
-        if self.router.paths.is_active(self.internet.now) and self.internet.now - self._stun_at >= STUN_EVERY_S:
-            self.ask_stun()
-        self.internet.after(TURN_S, self._turn)
+        self._is_turning = self.router.paths.is_active(self.internet.now)
+        if self._is_turning:
+            if self.internet.now - self._stun_at >= STUN_EVERY_S:
+                self.ask_stun()
+            self.internet.after(TURN_S, self._turn)
 
     # --- where it is -----------------------------------------------------------------------------------------------
 
@@ -162,6 +164,9 @@ class Node:
         self.do(self.router.tick(self.internet.now))
 
     def do(self, outputs: Iterable[Output]) -> None:
+        if not self._is_turning:
+            self._is_turning = True
+            self.internet.after(TURN_S, self._turn)
         for output in outputs:
             match output:
                 case WriteTun(packets):
@@ -203,9 +208,8 @@ class Node:
 
     def know_anew(self, other: Node) -> None:
         """Hear that another node's process has begun anew: it has lost our session."""
-        self.device.reset_peer(other.public)
         self.know(other)
-        self.do(self.router.greet(other.public, self.internet.now))
+        self.do(self.router.begin_anew(other.public, self.internet.now))
 
     # --- what tests want -------------------------------------------------------------------------------------------
 
@@ -285,6 +289,7 @@ class Stream:
     def __init__(self, source: Node, target: Node, *, every_s: float = 0.1, seconds: float = inf) -> None:
         self.source, self.target, self.every_s = source, target, every_s
         self.sent: list[float] = []
+        self._payloads: list[bytes] = []
         self.began = source.internet.now
         self.ends = self.began + seconds
         self._send()
@@ -293,20 +298,20 @@ class Stream:
         internet = self.source.internet
         if internet.now > self.ends:
             return
-        number = len(self.sent)
+        number = len(self._payloads)
+        payload = bytes((self.source.number,)) + self.began.hex().encode() + number.to_bytes(4, "big")
+        self._payloads.append(payload)
         self.sent.append(internet.now)
-        self.source.send(self.target, self._payload(number))
+        self.source.send(self.target, payload)
         internet.after(self.every_s, self._send)
-
-    def _payload(self, number: int) -> bytes:
-        return bytes((self.source.number,)) + self.began.hex().encode() + number.to_bytes(4, "big")
 
     def stop(self) -> None:
         self.ends = -inf
 
     def _packets(self) -> list[tuple[float, list[float]]]:
         """Of each packet: when it was sent, and when it arrived."""
-        return [(at, self.target.arrived.get(self._payload(number), [])) for number, at in enumerate(self.sent)]
+        arrived = self.target.arrived
+        return [(at, arrived.get(payload, [])) for at, payload in zip(self.sent, self._payloads, strict=True)]
 
     @property
     def first_s(self) -> float:

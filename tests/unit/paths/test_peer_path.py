@@ -341,15 +341,26 @@ def test_a_call_is_answered_with_pings_and_no_call() -> None:
     assert line.path.deadline() == inf  # nor with more of them later
 
 
-def test_calls_that_come_too_quickly_are_noted_only() -> None:
+def test_calls_that_come_too_quickly_and_say_nothing_new_are_noted_only() -> None:
+    line = Line()
+    line.call(A, B)
+    line.take()
+    line.run(MIN_CALL_SPACING_S * 0.9)
+    line.call(A)
+    assert line.take() == []
+    line.run(MIN_CALL_SPACING_S)
+    line.call(A)
+    assert line.take() == [Probe(A)]
+
+
+def test_what_a_call_says_that_is_new_is_tried_at_once() -> None:
+    """Who calls looks up where it is meanwhile, and calls again a moment later if it is elsewhere by now."""
     line = Line()
     line.call(A)
-    line.run(MIN_CALL_SPACING_S / 2)
-    line.call(B)
-    assert line.take() == [Probe(A)]
-    line.run(MIN_CALL_SPACING_S)
-    line.call(C)
-    assert line.take() == [Probe(C)]
+    line.take()
+    line.run(0.02)
+    line.call(A, B)
+    assert line.take() == [Probe(B)]
 
 
 def test_a_call_is_a_reason_to_ask_whether_the_path_still_leads_there() -> None:
