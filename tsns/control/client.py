@@ -27,7 +27,7 @@ import random
 import secrets
 import ssl
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, Protocol
 
@@ -149,10 +149,10 @@ class ControlClient:
         """Tell control where we may be reached: (`address:port`, tailcfg.EndpointType)."""
         self._updates.set_endpoints(endpoints)
 
-    def network_changed(self) -> None:
-        """The host's network is another one: see soon whether the connection survived it, or try again at once."""
+    def network_changed(self, addresses: Collection[str]) -> None:
+        """The host's network is another one, with these addresses: see soon whether the connection survived it, or try again at once."""
         if self._connection is not None:
-            self._connection.check()
+            self._connection.check(addresses)
         else:
             self._kicked.set()
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from typing import Final
 
 from tsns.control.http2 import Body, Ended, Head, Headers, Http2, Reset
 from tsns.error import ProtocolError, RetryableError, TsnsError
-from tsns.netns.underlay import Stream
+from tsns.netns.underlay import Stream, is_from_elsewhere
 from tsns.noise.stream import ClientStream
 
 READ_BYTES: Final = 256 << 10
@@ -180,9 +180,13 @@ class Connection:
             raise failure from None
         return Reply(head.status, bytes(received), head.retry_after)
 
-    def check(self) -> None:
-        """The host's network has changed: without an answer within CHECK_S the connection did not survive it."""
-        if self._failure is None:
+    def check(self, addresses: Collection[str]) -> None:
+        """The host has these addresses now: a connection from another one is dead, any other one has CHECK_S to show that it is not."""
+        if self._failure is not None:
+            return
+        if is_from_elsewhere(self._writer, addresses):
+            self._fail(RetryableError("the address that control was connected from is gone"))
+        else:
             self._http.ping()
             self._flush()
             asyncio.get_running_loop().call_later(CHECK_S, self._judge, self._times_heard)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from tsns.derp.dial import relays
@@ -140,11 +140,10 @@ class DerpClients:
         relay = self._relays.get(region)
         return relay.last_frame_at if relay is not None else None
 
-    def network_changed(self) -> None:
-        """The host's network has changed: see soon which connections survived it, and try the others at once."""
+    def network_changed(self, addresses: Collection[str]) -> None:
+        """The host's network has changed, and has these addresses: see soon which connections survived it, and try the others at once."""
         for relay in self._relays.values():
-            relay.ping()
-            relay.retry_now()
+            relay.network_changed(addresses)
 
     def status(self) -> list[RegionStatus]:
         """Every region that is in use or was, by number."""

@@ -21,7 +21,7 @@ import os
 import random
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,7 +32,7 @@ from tsns.derp.queue import QUEUE_AGE_S, QUEUE_BYTES, Drop, PacketQueue
 from tsns.derp.session import Closed, Health, Opened, Output, PeerGone, Ready, Received, Restarting, Send, Session
 from tsns.error import ProtocolError, RetryableError
 from tsns.keys import NodePrivate, NodePublic
-from tsns.netns.underlay import Underlay
+from tsns.netns.underlay import Underlay, is_from_elsewhere
 from tsns.proto.types import DERPRegion
 
 log = logging.getLogger(__name__)
@@ -167,11 +167,14 @@ class Relay:
         """Do not wait any longer before the next attempt."""
         self._retry.set()
 
-    def ping(self) -> None:
-        """Find out soon whether the connection still works."""
-        if self._session is not None and self._writer is not None:
+    def network_changed(self, addresses: Collection[str]) -> None:
+        """The host has these addresses now: find out soon whether the connection still works, or try at once to have one."""
+        if self._writer is not None and is_from_elsewhere(self._writer, addresses):
+            self._end("the address that it was connected from is gone")
+        elif self._session is not None and self._writer is not None:
             self._writer.write(self._session.ping(time.monotonic()))
             self._watch()
+        self.retry_now()
 
     def stop(self) -> asyncio.Task[None] | None:
         """End everything; the task returned is done when all is closed."""

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+from collections.abc import Collection
 from typing import Final
 
 from tsns.error import RetryableError
@@ -100,6 +101,12 @@ def add_udp_sockets(sockets: list[socket.socket], port: int) -> None:
             with contextlib.suppress(OSError):
                 sockets.append(udp_socket(family, each))
                 break
+
+
+def is_from_elsewhere(writer: asyncio.StreamWriter, addresses: Collection[str]) -> bool:
+    """Whether a connection was made from an address that is not among the host's any more (none: they are not known)."""
+    name = writer.get_extra_info("sockname")
+    return bool(addresses and name) and str(name[0]).partition("%")[0] not in addresses
 
 
 def connection_failure(host: str, port: int, error: OSError) -> RetryableError:

@@ -127,7 +127,7 @@ class Engine:
             paths=self._router.paths,
             control=self._control,
             make_home=self._make_home,
-            relays_changed=lambda: self._derp.network_changed(),  # noqa: PLW0108 (of the clients of that moment)
+            relays=lambda addresses: self._derp.network_changed(addresses),  # noqa: PLW0108 (those of that moment)
             clock=boot_time,
         )
         self._home = self._reachability.home

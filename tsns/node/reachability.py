@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, Protocol
 
 from tsns.netns.underlay import Underlay, add_udp_sockets
@@ -36,7 +36,7 @@ class Informed(Protocol):
     def set_endpoints(self, endpoints: Sequence[tuple[str, int]]) -> None:
         """(`address:port`, tailcfg.EndpointType) pairs, best first."""
 
-    def network_changed(self) -> None:
+    def network_changed(self, addresses: Collection[str]) -> None:
         """See soon whether the connection survived it."""
 
 
@@ -53,7 +53,7 @@ class Reachability:
         paths: PeerPaths,
         control: Informed,
         make_home: Callable[[Callable[[Endpoint, bytes], None], Callable[[Report], None]], HomeFinder],
-        relays_changed: Callable[[], None],
+        relays: Callable[[Collection[str]], None],
         clock: Callable[[], float],
     ) -> None:
         self.sockets = list(sockets)
@@ -62,7 +62,7 @@ class Reachability:
         self._direct = direct
         self._paths = paths
         self._control = control
-        self._relays_changed = relays_changed
+        self._tell_relays = relays
         self._clock = clock
         self._underlay = underlay
         self._mapping: PortMapping | None = None
@@ -112,8 +112,8 @@ class Reachability:
             if self._mapping is not None:
                 self._mapping.network_changed()
             self.home.network_changed()
-            self._relays_changed()
-            self._control.network_changed()
+            self._tell_relays(addresses)
+            self._control.network_changed(addresses)
             self._paths.network_changed(why, self._clock())
             self._settle()
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tsns.control import connection as connection_module
 from tsns.control.connection import MAX_REPLY_BYTES, Connection
 from tsns.control.http2 import Head
 from tsns.error import ProtocolError
@@ -72,3 +73,59 @@ def test_a_failure_is_read_and_bounded_all_the_same() -> None:
     assert ask(Canned(500, 1), reads_success=False) == PIECE
     with pytest.raises(ProtocolError, match="more than"):
         ask(Canned(500, TOO_MANY), reads_success=False)
+
+
+# --- a change of the host's network ------------------------------------------------------------------------------------
+
+
+class Line(Connection):
+    """A connection over a writer that only notes what is done to it."""
+
+    def __init__(self) -> None:
+        nothing: Any = None
+        self.sent: list[bytes] = []
+        self.aborted = False
+        self.transport = self
+        here: Any = self
+        super().__init__((nothing, here), here, "control.test")
+
+    def get_extra_info(self, name: str) -> tuple[str, int]:
+        assert name == "sockname"
+        return "192.0.2.1", 40_000
+
+    def send(self, data: bytes) -> bytes:
+        return data
+
+    def write(self, data: bytes) -> None:
+        self.sent.append(data)
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+async def _checked(monkeypatch: pytest.MonkeyPatch, addresses: list[str], *, answers: bool) -> Line:
+    monkeypatch.setattr(connection_module, "CHECK_S", 0.01)
+    line = Line()
+    line.check(addresses)
+    line._times_heard += answers
+    await asyncio.sleep(0.05)
+    return line
+
+
+def test_a_connection_from_an_address_that_is_gone_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = asyncio.run(_checked(monkeypatch, ["192.0.2.9"], answers=False))
+    assert line.aborted
+    assert not line.sent
+    assert not line.usable
+
+
+@pytest.mark.parametrize("addresses", [["127.0.0.1", "192.0.2.1"], []], ids=["still there", "not known"])
+@pytest.mark.parametrize("answers", [True, False])
+def test_any_other_one_has_to_answer_soon(monkeypatch: pytest.MonkeyPatch, addresses: list[str], answers: bool) -> None:
+    line = asyncio.run(_checked(monkeypatch, addresses, answers=answers))
+    assert line.sent, "a ping"
+    assert line.usable is answers
+    assert line.aborted is not answers

@@ -378,9 +378,20 @@ def test_after_a_change_of_network_connections_have_to_answer(monkeypatch: pytes
     async def test() -> None:
         async with FakeRelay() as relay, Node() as node:
             await connected(node, relay)
-            node.derp.network_changed()
+            node.derp.network_changed(["127.0.0.1"])
             await until(lambda: relay.logins == 2)  # this relay does not answer pings
             assert any(kind == FrameType.PING for kind, _ in relay.frames)
+
+    run(test)
+
+
+def test_a_connection_from_an_address_that_is_gone_is_given_up_at_once() -> None:
+    async def test() -> None:
+        async with FakeRelay() as relay, Node() as node:
+            await connected(node, relay)
+            node.derp.network_changed(["192.0.2.1"])
+            await until(lambda: relay.logins == 2)
+            assert not any(kind == FrameType.PING for kind, _ in relay.frames)
 
     run(test)
 
