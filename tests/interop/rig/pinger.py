@@ -56,6 +56,10 @@ class Pinger:
         sent = sum(since <= at < until for at in list(self._sent))
         return sent - sum(since <= at < until for at, _ in list(self._answered))
 
+    def answered_share(self, since: float, until: float) -> float:
+        """Which share of the pings sent within these moments has been answered until now."""
+        return 1 - self.unanswered(since, until) / sum(since <= at < until for at in list(self._sent))
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self

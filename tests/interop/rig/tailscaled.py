@@ -90,7 +90,7 @@ class Tailscaled:
 
         def look() -> dict[str, Any] | None:
             found = self.peer(host_name)
-            return found if found and all(map(self._has_route, found["TailscaleIPs"])) else None
+            return found if found and all(map(self.has_route, found["TailscaleIPs"])) else None
 
         return wait_for(look, f"{self.host.name} knows {host_name}")
 
@@ -131,7 +131,8 @@ class Tailscaled:
         """The daemon's log."""
         return self._daemon.said() if self._daemon else ""
 
-    def _has_route(self, address: str) -> bool:
+    def has_route(self, address: str) -> bool:
+        """Whether what is sent to this address goes into the tunnel."""
         return TUN in self.host.run("ip", "route", "get", address, check=False).stdout
 
     def _answers(self) -> bool:

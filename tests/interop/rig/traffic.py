@@ -1,18 +1,24 @@
-"""Traffic between two ends, and what became of it. Also a program: `traffic.py serve ADDRESS PORT`, `send ADDRESS PORT BYTES`."""
+"""Traffic between two ends, and what became of it.
+
+Also a program: `traffic.py serve ADDRESS PORT`, `send ADDRESS PORT BYTES`, `talk ADDRESS PORT`.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import socket
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from typing import Final
 
 CHUNK_BYTES: Final = 64 << 10
 IO_TIMEOUT_S: Final = 30.0
+TALK_EVERY_S: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,19 @@ def send(address: str, port: int, count: int) -> str:
     return "same" if back == data else f"{len(back)} of {count} bytes, or other ones"
 
 
+def talk(address: str, port: int) -> None:
+    """Sends a number every now and then by one connection to an echoing server and says it when it is back, for ever; OSError."""
+    with socket.create_connection((address, port), IO_TIMEOUT_S) as connection, connection.makefile("rw") as stream:
+        for number in itertools.count():
+            stream.write(f"{number}\n")
+            stream.flush()
+            if (back := stream.readline()) != f"{number}\n":
+                sys.exit(f"{back!r} came back for {number}")
+            sys.stdout.write(back)
+            sys.stdout.flush()
+            time.sleep(TALK_EVERY_S)
+
+
 def _send_all(connection: socket.socket, data: bytes) -> None:
     connection.sendall(data)
     connection.shutdown(socket.SHUT_WR)
@@ -79,5 +98,7 @@ if __name__ == "__main__":
             serve(address, int(port))
         case ["send", address, port, count]:
             sys.stdout.write(send(address, int(port), int(count)) + "\n")
+        case ["talk", address, port]:
+            talk(address, int(port))
         case _:
             sys.exit(__doc__)
