@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -109,12 +110,17 @@ def remains(directories: PrivateDirectories) -> list[str]:
     now = processes(directories)
     left = [f"keeper of {name}" for name in now.keepers]
     left += [f"engine {pid}" for pid in now.engines] + [f"process {pid}" for pid in now.others]
-    for path in directories.run.rglob("*"):
+    for path in _files(directories.run):
         if path != directories.run / "ns" and not path.name.startswith(SERVERS_OWN):
             left.append(f"file {path.relative_to(directories.run)}")
     mounts = Path("/proc/self/mounts").read_text().splitlines()
     left += [f"mount {place}" for line in mounts if (place := line.split()[1]).startswith(str(directories.run) + "/")]
-    return left + [f"a half-written {path}" for path in directories.state.rglob(".*.*")]
+    return left + [f"a half-written {path}" for path in _files(directories.state) if re.match(r"\..*\.", path.name)]
+
+
+def _files(directory: Path) -> list[Path]:
+    """All below it; what goes while one looks is not there."""
+    return [Path(place, name) for place, below, names in os.walk(directory) for name in (*below, *names)]
 
 
 def identity_of(directories: PrivateDirectories, name: str) -> bytes:
