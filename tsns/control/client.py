@@ -454,6 +454,7 @@ class ControlClient:
                 self._logins.refusal = self._cached = None
                 self._set_connected(True)
         if netmap.self_node is not None:
+            self._updates.heard(netmap.self_node)
             self._check_expiry()
             # Headscale, which has no approval, calls a node unauthorised whose key has expired.
             waits = not netmap.self_node.machine_authorized and not netmap.expired(netmap.self_node, now)

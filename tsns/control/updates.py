@@ -29,7 +29,7 @@ from tsns.control.connection import Connection, Reply
 from tsns.error import ProtocolError, RetryableError
 from tsns.keys import DiscoPublic, NodePublic
 from tsns.proto.text import one_line
-from tsns.proto.types import Hostinfo, MapRequest, NetInfo, encode
+from tsns.proto.types import Hostinfo, MapRequest, NetInfo, Node, encode
 
 MAP_PATH: Final = "/machine/map"
 UPDATE_TIMEOUT_S: Final = 30.0
@@ -56,6 +56,7 @@ class Updates:
         self._endpoints: list[tuple[str, int]] = []
         self._changed = asyncio.Event()
         self._accepted_home: int | None = None
+        self._heard_home: int | None = None
         self._acceptance = asyncio.Event()  # replaced by another one each time it is set
         self._backoff = Backoff(random.random)
 
@@ -70,9 +71,19 @@ class Updates:
         self._changed.set()
 
     async def home_accepted(self, region: int) -> None:
-        """Wait until control has accepted this region as our home."""
-        while self._accepted_home != region:
+        """Wait until control has accepted this region as our home, or says by itself that it is (`heard`)."""
+        while region not in (self._accepted_home, self._heard_home):
             await self._acceptance.wait()
+
+    def heard(self, itself: Node) -> None:
+        """Our own node as control tells it to peers. Headscale remembers our home from the last time, and takes what a stream's request says.
+
+        A server that has yet to hear of our new disco key has not: peers end their sessions with us when they hear of it.
+        """
+        home = itself.home_derp if itself.disco_key == str(self._disco) else None
+        if home != self._heard_home:
+            self._heard_home = home
+            self._look_again()
 
     def request(self, node_key: NodePublic, *, stream: bool) -> MapRequest:
         """The request for a stream, or else a lite update."""
@@ -137,6 +148,9 @@ class Updates:
 
     def _accept(self, request: MapRequest) -> None:
         self._accepted_home = self._home(request.hostinfo)
+        self._look_again()
+
+    def _look_again(self) -> None:
         before, self._acceptance = self._acceptance, asyncio.Event()
         before.set()
 

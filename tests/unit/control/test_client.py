@@ -44,6 +44,7 @@ from tsns.proxies import Proxies, Proxy
 from tsns.state import Identity
 
 PATIENCE_S = 5.0
+DISCO = DiscoPublic(b"\x07" * 32)
 TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 HOME = NetInfo(preferred_derp=1, working_udp=True, derp_latency={"1-v4": 0.01})
 
@@ -121,14 +122,20 @@ class Site:
     def with_key(self, **options: Any) -> NodeConfig:
         return self.config(auth_key=Secret(self.control.add_auth_key(**options)))
 
-    def client(self, config: NodeConfig, identity: Identity | None = None, tls: ssl.SSLContext = TLS) -> ControlClient:
+    def client(
+        self,
+        config: NodeConfig,
+        identity: Identity | None = None,
+        tls: ssl.SSLContext = TLS,
+        disco: DiscoPublic = DISCO,
+    ) -> ControlClient:
         return ControlClient(
             identity or Identity.generate(),
             config,
             underlay=self.underlay,
             tls=tls,
             hostinfo=Hostinfo(hostname=config.name, os="linux"),
-            disco=DiscoPublic(b"\x07" * 32),
+            disco=disco,
             events=Events(),
         )
 
@@ -522,7 +529,7 @@ def test_urls_that_are_none(url: str) -> None:
             underlay=Underlay(),
             tls=TLS,
             hostinfo=Hostinfo(),
-            disco=DiscoPublic(b"\x07" * 32),
+            disco=DISCO,
             events=Events(),
         )
 
@@ -818,7 +825,7 @@ def test_a_home_is_told_and_accepted() -> None:
             assert site.node(client).home_derp == 1
             [update] = site.updates()
             assert update.omit_peers
-            assert update.disco_key == str(DiscoPublic(b"\x07" * 32))
+            assert update.disco_key == str(DISCO)
 
             waiting = asyncio.create_task(client.home_accepted(2))
             client.set_net_info(NetInfo(preferred_derp=1, working_udp=True, derp_latency={"1-v4": 0.5}))
@@ -834,6 +841,32 @@ def test_a_home_is_told_and_accepted() -> None:
 
             await site.control.drop_connections()
             await until(lambda: len(site.updates()) == 5)
+
+    scenario(play)
+
+
+@pytest.mark.parametrize(("mode", "takes_streams"), [(Mode.HEADSCALE, True), (Mode.SAAS, False)])
+def test_a_home_that_control_remembers_is_accepted_already(mode: Mode, takes_streams: bool) -> None:
+    """Guards against waiting for an update that tells control what it has just told us: on Headscale that takes half a second.
+
+    And against not waiting for the one that tells of our new disco key, where the stream's request did not.
+    """
+
+    async def play(site: Site) -> None:
+        site.control.mode = mode
+        client = site.client(site.with_key())
+        async with running(client) as until:
+            await until(lambda: events(client).ups)
+            client.set_net_info(HOME)
+            await client.home_accepted(1)
+        again = site.client(site.config(), client.identity, disco=DiscoPublic(b"\x08" * 32))
+        async with running(again) as until:
+            await until(lambda: events(again).ups)
+            site.control.faults.fail("/machine/map", 503, times=100)
+            for region, accepted in ((1, takes_streams), (2, False)):
+                with contextlib.nullcontext() if accepted else pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.2):
+                        await again.home_accepted(region)
 
     scenario(play)
 
@@ -1025,7 +1058,7 @@ def test_a_cached_netmap_stands_in_for_control() -> None:
             underlay=site.underlay,
             tls=TLS,
             hostinfo=Hostinfo(hostname="n", os="linux"),
-            disco=DiscoPublic(b"\x07" * 32),
+            disco=DISCO,
             events=Events(),
             cached=cache.load(data, key.public),
         )
