@@ -20,19 +20,36 @@ from tsns.derp import dial
 from tsns.derp.certificate import fault_of_name, fault_of_pin
 from tsns.derp.framing import MAGIC, MAX_PAYLOAD_BYTES, FrameReader, FrameType, frame, restarting
 from tsns.derp.session import Closed, Session
+from tsns.disco.messages import (
+    CALL_ME_MAYBE,
+    MAX_CALLED_ENDPOINTS,
+    PING,
+    PONG,
+    CallMeMaybe,
+    Message,
+    Ping,
+    Pong,
+    Sealer,
+    sender,
+)
 from tsns.disco.messages import MAGIC as DISCO_MAGIC
+from tsns.disco.messages import decode as decode_disco
+from tsns.disco.messages import encode as encode_disco
 from tsns.dns.resolver import Resolver
 from tsns.error import ProtocolError
 from tsns.filter.packet_filter import PacketFilter
 from tsns.keys import DiscoPrivate, NodePublic
 from tsns.paths import stun
+from tsns.paths.candidates import MAX_LEARNT, MAX_TOLD
+from tsns.paths.peer_path import PeerPath
+from tsns.paths.peer_paths import Reach
 from tsns.proto import packets
-from tsns.proto.addresses import pack
+from tsns.proto.addresses import pack, pack_endpoint
 from tsns.proto.types import DERPNode, DNSConfig, DNSRecord, FilterRule, Node, decode
 from tsns.sealed_box import SealedBox
 from tsns.wg.cookie import CookieGuard, CookieJar
 from tsns.wg.device import Deliver, Device, Output, SessionUp, Transmit
-from tsns.wg.endpoints import DerpPath, DerpSource, UdpSource
+from tsns.wg.endpoints import DerpSource, SendUdp, UdpSource
 from tsns.wg.handshake import NO_PRESHARED_KEY, OwnKey, PeerKey, SessionKeys, initiate
 from tsns.wg.messages import COOKIE_REPLY_HEAD, INITIATION_HEAD, RESPONSE_HEAD, TRANSPORT_HEAD
 from tsns.wg.router import Router, StunReply, WriteTun
@@ -42,6 +59,8 @@ US, PEER = pack("100.64.0.1"), pack("100.64.0.2")
 US6, PEER6 = pack("fd7a:115c:a1e0::1"), pack("fd7a:115c:a1e0::2")
 THERE = ("192.0.2.2", 41641)
 STRANGER = NodePublic(b"\x09" * 32)
+OUR_DISCO, THEIR_DISCO = DiscoPrivate(bytes(range(32))), DiscoPrivate(bytes(range(0x20, 0x40)))
+MAX_CANDIDATES = MAX_TOLD + MAX_CALLED_ENDPOINTS + MAX_LEARNT
 
 # --- DERP ----------------------------------------------------------------------------------------------------------
 
@@ -275,35 +294,66 @@ def wireguard_seeds() -> list[bytes]:
 
 
 def router(data: bytes) -> None:
-    """Datagrams and relayed frames to everything between network and TUN: first bytes, tunnel, filter, TSMP."""
+    """Datagrams and relayed frames to everything between network and TUN: first bytes, tunnel, paths, filter, TSMP."""
     line = Line()
     judge = PacketFilter()
     instructions = Instructions(data)
     if instructions.byte() & 1:
         _let(judge)
-    way = Router(line.device, judge, DiscoPrivate(bytes(range(32))))
-    way.set_path(THEIRS.public, DerpPath(7))
-    for number, (what, piece) in enumerate(instructions.steps(8)):
-        message = line.message(what, piece)
+    way = Router(line.device, judge, OUR_DISCO)
+    way.paths.set_endpoints([THERE], 0.0)
+    way.paths.set_peer(THEIRS.public, Reach(THEIR_DISCO.public, ["192.0.2.2:41641", "?"], 7), 0.0)
+    now = 0.0
+    for what, piece in instructions.steps(8):
+        now += 1.0
+        if what & 0x80:
+            now += 4.0 * (what & 3)
+            message = _said(way, piece, is_answer=bool(what & 8))
+        else:
+            message = line.message(what, piece)
+        before = way.path_status(THEIRS.public)
         if what & 0x10:
-            outputs = way.inbound_udp([(message, THERE), (piece, ("fe80::1%eth0", number))], float(number))
+            outputs = way.inbound_udp([(message, THERE), (piece, ("fe80::1%eth0", 9))], now)
         elif what & 0x20:
-            outputs = way.outbound([piece, message], float(number))
+            outputs = way.outbound([piece, message], now)
         else:
             way.set_jailed([THEIRS.public] if what & 0x40 else [])
-            outputs = way.inbound_derp(7, [(THEIRS.public, message), (STRANGER, piece)], float(number))
-        for output in outputs:
+            outputs = way.inbound_derp(7, [(THEIRS.public, message), (STRANGER, piece)], now)
+        if not (what & 0x80 and what & 0x10 and piece[:1] == bytes((PONG,))):
+            assert way.path_status(THEIRS.public).endpoint in {None, before.endpoint}  # only a pong makes a path
+        for output in (*outputs, *way.tick(now)):
             if isinstance(output, WriteTun):
                 for packet in output.packets:
                     assert not packets.is_tsmp(packet)
                     assert packets.source(packet) in {PEER, PEER6}
             elif isinstance(output, StunReply):
                 stun.parse_response(output.data)
+            elif isinstance(output, SendUdp):
+                assert output.address[1]
+        deadline = way.paths.deadline()
+        assert deadline is None or deadline > now
+    path = way.paths._peers[THEIRS.public].path
+    assert not isinstance(path, PeerPath) or len(path._candidates) <= MAX_CANDIDATES
+
+
+def _said(way: Router, payload: bytes, *, is_answer: bool) -> bytes:
+    """A disco message of the peer's with this payload, perhaps with the transaction of a ping of ours."""
+    waiting = list(way.paths._sent._waiting)
+    if is_answer and waiting:
+        payload = payload[:2] + waiting[payload[-1] % len(waiting) if payload else 0] + payload[14:]
+    return DISCO_MAGIC + THEIR_DISCO.public.raw + _disco_box().seal(payload, entropy(len(payload)))
+
+
+@functools.cache
+def _disco_box() -> SealedBox:
+    return SealedBox(THEIR_DISCO, OUR_DISCO.public.raw)
 
 
 def router_seeds() -> list[bytes]:
     ping = packets.tsmp_ping(PEER, US, b"12345678")
     syn = packets.build(6, PEER, US, b"\x10\0\0\x50" + bytes(8) + b"\x50\x02\x10\0" + bytes(4))
+    seen_from = pack_endpoint(THERE)
+    call = bytes((CALL_ME_MAYBE, 0)) + seen_from + pack_endpoint(("2001:db8::2", 9)) + pack_endpoint(("127.0.0.1", 9))
     return [
         b"\1" + step(1, ping) + step(1, packets.tsmp_pong(PEER, US, b"12345678")),
         b"\1" + step(1, syn) + step(1, packets.echo_request(PEER6, US6, 1, 2, b"x")),
@@ -311,7 +361,45 @@ def router_seeds() -> list[bytes]:
         b"\1" + step(0x10, stun.response(bytes(12), THERE)) + step(0, DISCO_MAGIC + bytes(60)),
         b"\1" + step(0x21, packets.echo_request(US, PEER, 1, 2)) + step(0x41, packets.echo_reply(PEER, US, 1, 2)),
         b"\1" + step(1, packets.tsmp_disco_key(PEER, US, bytes(32))),
+        b"\1" + step(0x90, bytes((PING, 0)) + bytes(12) + THEIRS.public.raw) + step(0x80, bytes((PING, 0)) + bytes(12)),
+        b"\1" + step(0x80, call) + step(0x98, bytes((PONG, 0)) + bytes(12) + seen_from) + step(0x21, ping),
     ]
+
+
+# --- disco ---------------------------------------------------------------------------------------------------------
+
+
+def disco(data: bytes) -> None:
+    """A payload that a peer has sealed, and a datagram that anybody may have sent."""
+    payload = data[1:]
+    message = decode_disco(payload)
+    if message is not None:
+        again = encode_disco(message)
+        assert decode_disco(again) == message
+        assert not isinstance(message, CallMeMaybe) or len(message.endpoints) <= MAX_CALLED_ENDPOINTS
+    sealer = Sealer(OUR_DISCO, entropy())
+    sealed = DISCO_MAGIC + THEIR_DISCO.public.raw + _disco_box().seal(payload, entropy())
+    assert sender(sealed) == THEIR_DISCO.public
+    assert sealer.open(sealed, THEIR_DISCO.public) == message
+    at = data[0] * len(sealed) // 256 if data else 0
+    for datagram in (payload, DISCO_MAGIC + payload, sealed[:at] + payload[:1] + sealed[at:], sealed[:at]):
+        whose = sender(datagram)
+        if whose is not None and datagram != sealed:
+            with contextlib.suppress(ProtocolError):
+                sealer.open(datagram, whose)
+                raise AssertionError("what nobody sealed was opened")
+
+
+def disco_seeds() -> list[bytes]:
+    messages: list[Message] = [
+        Ping(bytes(12), None),
+        Ping(bytes(12), THEIRS.public),
+        Pong(bytes(12), THERE),
+        Pong(bytes(12), ("2001:db8::2", 9)),
+        CallMeMaybe(()),
+        CallMeMaybe((THERE, ("2001:db8::2", 9), ("fe80::1", 1))),
+    ]
+    return [*(b"\x40" + encode_disco(message) for message in messages), b"\x40\x04\0" + bytes(72)]
 
 
 # --- packets -------------------------------------------------------------------------------------------------------

@@ -102,6 +102,10 @@ _WIREGUARD: Final = (
     ),
     *("\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff", "TS\\xf0\\x9f\\x92\\xac", "\\x21\\x12\\xa4\\x42"),
 )
+_DISCO: Final = (
+    *("TS\\xf0\\x9f\\x92\\xac", "\\x01\\x00", "\\x02\\x00", "\\x03\\x00", "\\x03\\x01"),
+    "\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\xff\\xff",
+)
 
 
 def _map_words() -> tuple[str, ...]:
@@ -194,7 +198,8 @@ TARGETS: Final = (
     Target("c2n-request", control_side.c2n_request, control_side.C2N_SEEDS, (ProtocolError,), _HTTP),
     # peers and strangers
     Target("wireguard", data_side.wireguard, data_side.wireguard_seeds(), words=(*_WIREGUARD, *_PACKET)),
-    Target("router", data_side.router, data_side.router_seeds(), words=(*_WIREGUARD, *_PACKET)),
+    Target("router", data_side.router, data_side.router_seeds(), words=(*_WIREGUARD, *_DISCO, *_PACKET)),
+    Target("disco", data_side.disco, data_side.disco_seeds(), words=_DISCO),
     Target(
         "stun",
         data_side.stun_message,
