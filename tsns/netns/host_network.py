@@ -19,6 +19,7 @@ MAX_READS: Final = 64  # of one answer, and of what wakes us
 _NLMSG: Final = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _IFADDRMSG: Final = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, interface
 _RTATTR: Final = struct.Struct("=HH")  # length, type
+_ERRNO: Final = struct.Struct("=i")  # negative
 _NLMSG_ERROR: Final = 2
 _NLMSG_DONE: Final = 3
 _RTM_NEWADDR: Final = 20
@@ -29,7 +30,7 @@ _IFA_ADDRESS: Final = 1
 _IFA_LOCAL: Final = 2
 _IFA_F_TENTATIVE: Final = 0x40
 _GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x100 | 0x400  # links, IPv4 addresses and routes, IPv6 addresses and routes
-_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
+_FAMILIES: Final = {socket.AF_INET: 4, socket.AF_INET6: 16}  # and the bytes of an address
 # Where a packet to anybody would go: documentation addresses, to which nothing is sent.
 _ANYBODY: Final = {socket.AF_INET: "198.51.100.1", socket.AF_INET6: "2001:db8::1"}
 
@@ -43,8 +44,10 @@ def addresses() -> list[str]:
         sock.send(header + request)
         for _ in range(MAX_READS):
             for kind, body in _messages(sock.recv(READ_BYTES)):
-                if kind in {_NLMSG_DONE, _NLMSG_ERROR}:
+                if kind == _NLMSG_DONE:
                     return found[:MAX_ADDRESSES]
+                if kind == _NLMSG_ERROR:
+                    raise OSError(-_ERRNO.unpack_from(body)[0], "the kernel does not tell the addresses")
                 if kind == _RTM_NEWADDR and (address := _address(body)):
                     found.append(address)
     return found[:MAX_ADDRESSES]
@@ -108,6 +111,8 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 def _address(body: bytes) -> str | None:
     """The address of an RTM_NEWADDR; None for one that is not in use yet."""
+    if len(body) < _IFADDRMSG.size:
+        return None
     family, _, flags, _, _ = _IFADDRMSG.unpack_from(body)
     if family not in _FAMILIES or flags & _IFA_F_TENTATIVE:
         return None
@@ -120,4 +125,4 @@ def _address(body: bytes) -> str | None:
         found[kind] = body[start + _RTATTR.size : start + length]
         start += -(-length // 4) * 4
     packed = found.get(_IFA_LOCAL, found.get(_IFA_ADDRESS))  # LOCAL is our end of a point-to-point link
-    return unpack(packed) if packed else None
+    return unpack(packed) if packed and len(packed) == _FAMILIES[family] else None
