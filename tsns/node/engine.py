@@ -441,16 +441,18 @@ class Engine:
     async def _configure_network(self) -> None:
         """Keep the TUN's addresses as the netmap has them."""
         await self._namespace_made.wait()
+        present: list[str] = []
         while True:
             await self._network_wanted.wait()
             self._network_wanted.clear()
             itself = self._netmap.self_node if self._netmap else None
-            if itself is None or not itself.addresses:
-                continue
+            if itself is None or not itself.addresses or itself.addresses == present:
+                continue  # much else of a node changes, above all at its start
             error = (await self._keeper.ask("network", {"addresses": list(itself.addresses)}))["error"]
             if error:
                 self._warn("network", f"the node's addresses could not be set: {error}")
             else:
+                present = list(itself.addresses)
                 self._condition.warnings.pop("network", None)
                 self._network_up.set()
 

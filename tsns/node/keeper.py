@@ -343,6 +343,7 @@ class Keeper:
         except (ValueError, OSError) as error:
             log.warning("addresses refused: %s", error)
             return str(error)
+        log.info("addresses set: %s", " ".join(addresses))
         return ""
 
 
