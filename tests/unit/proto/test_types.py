@@ -110,7 +110,7 @@ def test_every_list_and_map_may_be_empty(kind: type[Wire]) -> None:
         ),
         (
             NetInfo,
-            "MappingVariesByDestIP WorkingIPv6 OSHasIPv6 WorkingUDP PreferredDERP DERPLatency",
+            "MappingVariesByDestIP WorkingIPv6 OSHasIPv6 WorkingUDP UPnP PMP PCP HavePortMap PreferredDERP DERPLatency",
         ),
         (PeerChange, "NodeID DERPRegion Cap CapMap Endpoints Key KeySignature DiscoKey Online LastSeen KeyExpiry"),
         (FilterRule, "SrcIPs SrcBits DstPorts IPProto CapGrant"),
