@@ -23,6 +23,7 @@ OLD_S: Final = 5.0  # how long the old node has been up
 GRID_PING_S: Final = 0.01
 CUT_PING_S: Final = 0.05
 FLOW_S: Final = 5.0  # of a direct path before it is cut
+PHASES: Final = 3  # further seconds, one more in each round: paths are looked at every 3 s, and when it is cut must not always be the same
 CUT_S: Final = 20.0
 BACK_PATIENCE_S: Final = 60.0  # for a direct path after the cut
 SETTLE_S: Final = 60.0  # without traffic, before packets count as idle ones
@@ -70,10 +71,10 @@ def cut(bench: Bench) -> None:
     for number in range(bench.rounds):
         for contender in in_turn(number):
             with new_tailnet(bench.control) as net, _pair(net, contender) as (one, two):
-                _cut(bench, one, two, cut_s)
+                _cut(bench, one, two, FLOW_S + number % PHASES, cut_s)
 
 
-def _cut(bench: Bench, one: Station, two: Station, cut_s: float) -> None:
+def _cut(bench: Bench, one: Station, two: Station, flow_s: float, cut_s: float) -> None:
     one.up()
     two.up()
     address = two.address()
@@ -81,7 +82,7 @@ def _cut(bench: Bench, one: Station, two: Station, cut_s: float) -> None:
         if not one.until_direct(address, RELAYED_AFTER_S):
             bench.notes.append(f"cut: {one.contender} has no direct path that could be cut")
             return
-        time.sleep(FLOW_S)
+        time.sleep(flow_s)
         began = time.monotonic()
         two.host.uplink.block_udp()
         time.sleep(cut_s)

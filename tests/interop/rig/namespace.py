@@ -29,9 +29,10 @@ class Namespace:
         return ["nsenter", f"--net={self.path}", "--", *words]
 
     def add(self) -> None:
-        """Makes it, with its loopback up."""
+        """Makes it, with its loopback up. By itself it says as little as possible, for packets are counted here."""
         _carry_out(["ip", "netns", "add", self.name])
         self.ip("link", "set", "lo", "up")
+        self.sysctl(net__ipv6__conf__default__router_solicitations=0)
 
     def delete(self) -> None:
         """Takes it away, with all its devices; whatever runs in it must have been stopped."""
