@@ -37,6 +37,9 @@ PATIENCE_S: Final = (0.4, 2.0)  # with a ping that asks so, at least and at most
 PATIENCE_LATENCIES: Final = 4.0  # and in between, by the path's latency
 PINGS_BEFORE_DOUBT: Final = 2
 ROUND_GAPS_S: Final = (0.2, 0.4, 0.8, 1.6)  # between the first rounds: a peer may only just be told of us
+FRESH_ROUNDS: Final = frozenset(
+    {3, 6}
+)  # of a search in vain: our own endpoints are looked up again, should our NAT have begun anew
 ROUND_S: Final = 5.0
 UPGRADE_S: Final = 60.0  # between rounds that look for something better than what works
 GOOD_LATENCY_S: Final = 0.005  # nothing better is looked for
@@ -81,7 +84,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Ask the peer, by relay, to ping us too. `fresh`: a path fell silent, perhaps because our own NAT sees to us elsewhere now."""
+    """Ask the peer, by relay, to ping us too. `fresh`: pings go unanswered, perhaps because our NAT has another port for us by now."""
 
     fresh: bool = False
 
@@ -331,7 +334,7 @@ class PeerPath:
         self._round_at = now + gap_s
         self._probe_all(self._probes, now, wishes)
         if self._relay is not None:
-            wishes.append(Call(fresh=self.kind is Kind.DOUBTED))
+            wishes.append(Call(fresh=self.kind is Kind.DOUBTED or self._rounds in FRESH_ROUNDS))
 
     def _probe_all(self, bucket: Bucket, now: float, wishes: list[Wish]) -> None:
         self._candidates.prune(now, keep=self.best)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.unit.paths.network import Cone, Easy, Firewall, Gate, Hard, Internet, Site, Weather
 from tests.unit.paths.nodes import HOME, Stream, Tailnet
@@ -236,6 +238,22 @@ def test_a_nat_begins_anew(gates: tuple[str, str], ways: str, record_property: R
     assert pair.direct_since(began) <= 4.5
     assert sum(stream.lost(began + 2.5) for stream in streams) == 0
     assert pair.handshakes(began) == 0
+
+
+@pytest.mark.parametrize("since_s", [0.1, 10.0])
+def test_a_nat_has_begun_anew_before_anything_is_sent(since_s: float, record_property: Record) -> None:
+    """What the world saw of us a moment ago holds no more, and nothing tells us but that nobody answers."""
+    pair = Pair("cone", "cone")
+    pair.internet.run_for(since_s)
+    nat = pair.sites[0].v4
+    assert isinstance(nat, Easy)
+    nat.rebind()
+    began = pair.now
+    streams = pair.both_ways()
+    pair.internet.run_for(12.0)
+    record_property("direct after, s", round(pair.direct_since(began), 2))
+    assert pair.direct_since(began) <= 10.0
+    assert sum(stream.lost() for stream in streams) == 0
 
 
 @pytest.mark.parametrize(
@@ -494,3 +512,91 @@ def test_a_day_of_use_in_a_second(record_property: Record) -> None:
     assert len(pair.a.router.paths._sent) < 100
     assert len(pair.a.router.paths._agenda._heap) < 100
     record_property("changes of the path", len(pair.a.changes))
+
+
+# --- in any order --------------------------------------------------------------------------------------------------
+
+happenings = st.one_of(
+    st.tuples(st.just("send"), st.booleans(), st.sampled_from([0.2, 1.0, 5.0])),
+    st.tuples(st.just("wait"), st.sampled_from([0.01, 0.1, 1.0, 4.0, 15.0])),
+    st.tuples(st.just("rest"), st.sampled_from([50.0, 200.0, 4000.0])),
+    st.tuples(st.just("sleep"), st.sampled_from([2.0, 20.0, 600.0])),
+    st.tuples(st.just("block"), st.booleans(), st.booleans(), st.booleans()),
+    st.tuples(st.just("unblock"), st.booleans()),
+    st.tuples(st.just("NAT begins anew"), st.booleans()),
+    st.tuples(st.just("another address"), st.booleans()),
+    st.tuples(st.just("process begins anew"), st.booleans(), st.integers(2000, 60_000)),
+    st.tuples(st.just("relay"), st.booleans()),
+    st.tuples(st.just("control"), st.booleans()),
+    st.tuples(st.just("weather"), st.sampled_from([0.001, 0.2, 1.0]), st.sampled_from([0.0, 0.5])),
+    st.tuples(st.just("a person asks"), st.booleans()),
+)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.sampled_from(sorted(GATES)), st.sampled_from(sorted(GATES)), st.lists(happenings, max_size=15))
+def test_whatever_happened_all_is_well_again(a_gate: str, b_gate: str, events: list[tuple[object, ...]]) -> None:
+    pair = Pair(a_gate, b_gate)
+    internet, nodes = pair.internet, (pair.a, pair.b)
+    streams: list[Stream] = []
+    moved_behind_a_nat = False
+    for event in events:
+        which = event[1] is True
+        node, other, gate = nodes[which], nodes[not which], pair.sites[which].v4
+        assert gate is not None
+        match event:
+            case "send", _, float(every_s):
+                streams.append(Stream(node, other, every_s=every_s))
+            case ("wait" | "rest", float(seconds)):
+                if event[0] == "rest":
+                    for stream in streams:
+                        stream.stop()
+                internet.run_for(seconds)
+            case "sleep", float(seconds):
+                internet.now += seconds
+            case "block", _, bool(out), bool(into):
+                gate.block(out=out, into=into)
+            case "unblock", _:
+                gate.unblock()
+            case "NAT begins anew", _ if isinstance(gate, Easy):
+                gate.rebind()
+            case "another address", _:
+                # A NAT may keep what it knows of the former address alive, with the port that the new one then lacks.
+                moved_behind_a_nat |= gate.translates
+                pair.sites[which].renumber(node.machine)
+                node.network_changed()
+            case "process begins anew", _, int(port):
+                node.restart(port)
+            case "relay", bool(up):
+                (internet.regions_down.discard if up else internet.regions_down.add)(HOME)
+            case "control", bool(there):
+                pair.tailnet.is_there = there
+            case "weather", float(delay_s), float(loss):
+                internet.weather = Weather(delay_s=delay_s, loss=loss)
+            case "a person asks", _:
+                node.do(node.router.ask(other.public, b"8 bytes!", internet.now))
+    internet.weather = Weather()
+    internet.regions_down.clear()
+    pair.tailnet.is_there = True
+    for stream in streams:
+        stream.stop()
+    for node, site in zip(nodes, pair.sites, strict=True):
+        assert site.v4 is not None
+        site.v4.unblock()
+        pair.tailnet.tell(node)
+    healed_at = pair.now
+    streams = pair.both_ways(0.5)
+    internet.run_for(36.0)  # R4: 30 s, and what is then under way
+    assert max(stream.gap(healed_at) for stream in streams) <= 10.0  # two initiations of WireGuard's
+    assert sum(stream.lost(healed_at + 10.0) for stream in streams) == 0
+    if (a_gate, b_gate) not in RELAYED and (b_gate, a_gate) not in RELAYED and not moved_behind_a_nat:
+        assert pair.direct_since(healed_at) <= 30.0
+    for node in nodes:
+        assert node.packets(healed_at, "p") + node.packets(healed_at, "call") <= 36 * 5
+        assert node.replayed <= node.repeated
+    for stream in streams:
+        stream.stop()
+    internet.run_for(2 * KEEPALIVE_TIMEOUT_S + ACTIVE_S + HEARTBEAT_S + 5.0)  # there may be two keepalives
+    silent_at = pair.now
+    internet.run_for(1000.0)
+    assert pair.a.packets(silent_at) == pair.b.packets(silent_at) == 0

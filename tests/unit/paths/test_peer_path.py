@@ -14,6 +14,7 @@ from tsns.paths.peer_path import (
     ACTIVE_S,
     ASKED_PROBES_BURST,
     ASKED_PROBES_PER_S,
+    FRESH_ROUNDS,
     GIVE_UP_S,
     HEARTBEAT_S,
     MAX_CHANGES,
@@ -194,6 +195,13 @@ def test_rounds_come_quickly_at_first_and_then_every_few_seconds() -> None:
         at = round(at + gap_s, 3)
         expected.append(at)
     assert line.times(Call, began) == line.times(Probe, began) == expected
+
+
+def test_a_search_in_vain_looks_up_our_own_endpoints_again() -> None:
+    line = Line(A)
+    line.run(40.0, sending_every=0.5)
+    calls = [wish.fresh for _, wish in line.log if isinstance(wish, Call)]
+    assert [number for number, fresh in enumerate(calls, 1) if fresh] == sorted(FRESH_ROUNDS)
 
 
 def test_an_idle_peer_is_left_in_peace() -> None:
