@@ -108,8 +108,9 @@ def save(path: Path, data: bytes) -> None:
     One process at a time: what a killed one had begun is removed here.
     """
     make_private_directory(path.parent)
-    for begun in path.parent.glob(f".{path.name}.*"):
-        begun.unlink(missing_ok=True)
+    for name in os.listdir(path.parent):  # `glob` would compile a pattern
+        if name.startswith(f".{path.name}."):
+            path.with_name(name).unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
     try:

@@ -6,6 +6,7 @@ They belong to the namespace that this process runs in, the host's; the tailnet 
 from __future__ import annotations
 
 import asyncio
+import asyncio.sslproto
 import contextlib
 import socket
 import ssl
@@ -20,6 +21,9 @@ CONNECT_TIMEOUT_S: Final = 10.0
 HAPPY_EYEBALLS_DELAY_S: Final = 0.2
 STREAM_LIMIT_BYTES: Final = 256 << 10
 UDP_BUFFER_BYTES: Final = 4 << 20
+TLS_READ_BYTES: Final = 64 << 10  # at once; asyncio gives each connection 256 KiB for it, and fills them with zeros
+
+asyncio.sslproto.SSLProtocol.max_size = TLS_READ_BYTES
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 

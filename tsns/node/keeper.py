@@ -363,7 +363,7 @@ def run(connection: socket.socket, server_pid: int = 0) -> NoReturn:
     try:
         linux.close_all_but(connection.fileno())
         logging.raiseExceptions = False  # see the log pipe
-        logging.basicConfig(format=LOG_FORMAT, level=logging.INFO, force=True)
+        logging.basicConfig(format=LOG_FORMAT, level=logging.INFO)  # as a server has done already
         _keep(connection, server_pid)
         status = 0
     except (EOFError, ConnectionError):

@@ -16,6 +16,7 @@ from typing import Any, Final
 PROTOCOL: Final = 1  # a client and a keeper of other numbers do not understand each other
 MAX_MESSAGE_BYTES: Final = 64 << 10
 MAX_DESCRIPTORS: Final = 16
+_CUT: Final = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)  # as a number: flags of `enum` are slow, and much code
 
 Message = dict[str, Any]
 
@@ -43,7 +44,7 @@ def receive(source: socket.socket) -> tuple[Message, list[int]]:
     try:
         if not data:
             raise EOFError
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        if flags & _CUT:
             raise ValueError("a message that is too large")
         try:
             message = json.loads(data)

@@ -31,11 +31,14 @@ import dns.rdata
 import zstandard
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
+from tsns.derp.framing import ServerInfo
 from tsns.keys import KEY_BYTES, LockPrivate, NodePrivate
+from tsns.proto.types import ControlKeys, EarlyNoise, Hostinfo, MapResponse, RegisterResponse, decode
 from tsns.sealed_box import SealedBox
 from tsns.state import Identity
 
 LATE: Final = "imported after the fork: %s"
+READ_AT_A_START: Final = (ControlKeys, EarlyNoise, RegisterResponse, MapResponse, Hostinfo, ServerInfo)
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +65,8 @@ def load() -> None:
     assert LockPrivate(nobody).public
     cipher = ChaCha20Poly1305(nobody)
     assert cipher.decrypt(bytes(12), cipher.encrypt(bytes(12), b"", b""), b"") == b""
+    for kind in READ_AT_A_START:
+        decode(b"{}", kind)
     zstandard.ZstdDecompressor().decompress(zstandard.compress(b""))
     hello = tls("").wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="localhost")
     with contextlib.suppress(ssl.SSLWantReadError):
@@ -86,5 +91,8 @@ def _system_roots_changed() -> float:
 
 def settle() -> None:
     """Before a fork: what is there stays as it is, so that parent and child go on sharing its memory."""
+    # Else a node's look-ups push out what the imports had looked up, and write to each name of that.
+    clear = getattr(sys, "_clear_internal_caches", None) or sys._clear_type_cache
+    clear()
     gc.freeze()
     gc.enable()
