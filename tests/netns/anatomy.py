@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.machine import PrivateDirectories, processes_in
-from tsns.node.engine import ENGINE_UID_BASE
+from tsns.node.engine_life import UID_BASE as ENGINE_UID_BASE
 
 PID_MAX: Final = 1 << 22
 SERVERS_OWN: Final = (

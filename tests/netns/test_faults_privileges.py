@@ -35,7 +35,7 @@ print(json.dumps({"links": links, "status": status, "limits": limits, "cwd": os.
 INTRUDER: Final = """
 import ctypes, errno, json, os, socket, sys
 from tsns.netns import linux, tun
-from tsns.node.engine import ENGINE_UID_BASE
+from tsns.node.engine_life import UID_BASE as ENGINE_UID_BASE
 keeper, engine, other, pin = (int(word) if word.isdigit() else word for word in sys.argv[1:])
 parent = os.getpid()
 reading, writing = os.pipe()

@@ -18,13 +18,12 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any, Final, NoReturn
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from tsns.config import NodeConfig
 from tsns.control.client import ControlClient
 from tsns.control.netmap import NetMap, NetMapChange
-from tsns.control.nodes import prefixes
 from tsns.derp.client import DerpClients
 from tsns.derp.relay import State
 from tsns.dns.resolver import Resolver, search_domains
@@ -32,9 +31,7 @@ from tsns.dns.server import DnsServer
 from tsns.error import UserError
 from tsns.filter.packet_filter import PacketFilter
 from tsns.keys import KEY_BYTES, DiscoPrivate, NodePrivate, NodePublic
-from tsns.netns import linux
 from tsns.netns.underlay import Underlay
-from tsns.node import netmap_cache, warm
 from tsns.node.condition import RENEWAL_PATIENCE_S, Condition
 from tsns.node.home import HomeFinder
 from tsns.node.hostinfo import hostinfo
@@ -46,6 +43,7 @@ from tsns.node.netmap_cache import NetmapCache
 from tsns.node.peering import Peering, name_of, node_key
 from tsns.node.pings import Pings
 from tsns.node.reachability import Reachability
+from tsns.node.rules import apply_rules
 from tsns.node.status import named, status
 from tsns.paths.netcheck import Report
 from tsns.paths.peer_paths import PathChanged, Ponged, WantEndpoints
@@ -57,7 +55,6 @@ from tsns.wg.device import Device
 from tsns.wg.router import Event, Pong, Router, StunReply
 from tsns.wg.socket import TunPump, boot_time
 
-ENGINE_UID_BASE: Final = 1_953_693_696  # plus the keeper's pid: engines cannot signal or trace one another
 LOGOUT_TIMEOUT_S: Final = 2.0  # all of the end is to take 3 s at most
 MAX_GREETED: Final = 32  # peers with whom a session is begun unasked
 CONTROL_AWAY: Final = "control cannot be reached: the tailnet is as it was last known"
@@ -66,24 +63,27 @@ HOME_PATIENCE_S: Final = 15.0  # then the node is ready without a relay, and say
 log = logging.getLogger(__name__)
 
 
-class Engine:
-    """One node at work. `run` returns when the keeper wants it to end."""
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What an engine has from its keeper."""
 
-    def __init__(
-        self,
-        channel: socket.socket,
-        api: socket.socket,
-        config: NodeConfig,
-        identity: Identity,
-        tls: ssl.SSLContext,
-        udp: Sequence[socket.socket],
-        latest_time: float,
-        cached: MapResponse | None = None,
-    ) -> None:
+    channel: socket.socket
+    api: socket.socket  # listens
+    udp: Sequence[socket.socket]  # peers know us by them, and by those that were before us
+    config: NodeConfig
+    identity: Identity
+    latest_time: float  # the latest wall clock (Unix time) that engines before it may have told peers of
+
+
+class Engine:
+    """One node at work. `run` returns when the keeper wants it to end. `cached` is the netmap as it was last known."""
+
+    def __init__(self, given: Given, tls: ssl.SSLContext, cached: MapResponse | None = None) -> None:
+        config, identity = given.config, given.identity
         self._config = config
         self._condition = Condition()
         self._stop: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._keeper = KeeperChannel(channel, self._on_tun, self._on_stop)
+        self._keeper = KeeperChannel(given.channel, self._on_tun, self._on_stop)
         self._tasks: set[asyncio.Task[None]] = set()
         self._cache = NetmapCache(self._save_cache)
         self._barred = False
@@ -100,7 +100,7 @@ class Engine:
         node_private = identity.node_key or NodePrivate.generate(secrets.token_bytes(KEY_BYTES))
         disco = DiscoPrivate.generate(secrets.token_bytes(KEY_BYTES))  # another one in each life
         self._filter = PacketFilter()
-        self._device = Device(node_private, secrets.token_bytes, wall_clock=time.time, latest_time=latest_time)
+        self._device = Device(node_private, secrets.token_bytes, wall_clock=time.time, latest_time=given.latest_time)
         self._router = Router(self._device, self._filter, disco, direct=config.direct)
         self._peering = Peering(self._device, self._router, boot_time)
         self._pings = Pings()
@@ -121,7 +121,7 @@ class Engine:
         )
         self._reachability = Reachability(
             underlay=underlay,
-            sockets=udp,
+            sockets=given.udp,
             port=config.port,
             direct=config.direct,
             paths=self._router.paths,
@@ -138,7 +138,7 @@ class Engine:
             ("POST", "/tsns/v1/ping"): self._on_ping,
             **logins.handlers(),
         }
-        self._api = LocalApi(api, frozenset({0, os.getuid(), config.owner_uid}), handlers)
+        self._api = LocalApi(given.api, frozenset({0, os.getuid(), config.owner_uid}), handlers)
 
     def _make_home(
         self, send_udp: Callable[[Endpoint, bytes], None], on_report: Callable[[Report], None]
@@ -346,7 +346,11 @@ class Engine:
         itself = netmap.self_node
         if itself is None:
             return
-        self._apply_rules(netmap, change)
+        complaint = apply_rules(self._filter, netmap, change, shields_up=self._config.shields_up)
+        if complaint:
+            self._warn("filter", complaint)
+        elif complaint == "":
+            self._condition.warnings.pop("filter", None)
         self._arrange_reading()
         begun_anew = self._peering.apply(netmap, change, time.time())
         if self._pump is not None:
@@ -370,41 +374,6 @@ class Engine:
         self._cache.note(netmap, change)
         if itself.machine_authorized is not False and itself.addresses:
             self._authorised.set()
-
-    def _apply_rules(self, netmap: NetMap, change: NetMapChange) -> None:
-        """Compile the filter anew where the rules, our addresses or those whom the rules mean have changed."""
-        itself = netmap.self_node
-        named = self._filter.rules.capabilities
-        meant = any(
-            node.unsigned_peer_api_only or named & (node.cap_map or {}).keys()
-            for pair in change.peers()
-            for node in pair
-            if node is not None
-        )
-        if itself is None or not (change.rules or change.self_changed or meant):
-            return
-        self._filter.update(
-            netmap.rules,
-            prefixes(itself.addresses),
-            shields_up=self._config.shields_up,
-            capability_holders=lambda wanted: (
-                prefix for node in netmap.holders(wanted) for prefix in prefixes(node.addresses)
-            ),
-            unsigned=[
-                prefix
-                for node in netmap.peers.values()
-                if node.unsigned_peer_api_only
-                for prefix in prefixes(node.addresses)
-            ],
-        )
-        if self._filter.rules.rejected:
-            self._warn("filter", "control's packet filter cannot be understood: nothing is let in")
-        elif self._filter.rules.skipped:
-            self._warn(
-                "filter", f"{self._filter.rules.skipped} entries of control's packet filter cannot be understood"
-            )
-        else:
-            self._condition.warnings.pop("filter", None)
 
     async def _watch_expiry(self) -> None:
         """Keys run out without a word from control."""
@@ -531,48 +500,3 @@ class Engine:
                 log.info("%s: %s", name_of(self._netmap, event.peer), event.change)
             case _:
                 log.debug("%s", event)
-
-
-def run(
-    channel: socket.socket,
-    api: socket.socket,
-    udp: Sequence[socket.socket],
-    config: NodeConfig,
-    identity: Identity,
-    latest_time: float,
-    cache_fd: int,
-    parent: int,
-) -> NoReturn:
-    """An engine's whole life, in a process just forked from its keeper. `udp` are the sockets that peers know us by.
-
-    `latest_time` is the latest wall clock (Unix time) that engines before it may have told peers of, `cache_fd` the cached netmap, -1 where there is none.
-    """
-    exit_status = 1
-    try:
-        inherited = [sock.fileno() for sock in (channel, api, *udp)]
-        linux.close_all_but(*inherited, *([cache_fd] if cache_fd >= 0 else []))
-        warm.load()
-        tls = warm.tls(config.tls_roots)
-        linux.drop_all_rights(ENGINE_UID_BASE + parent, parent)
-        warm.watch_imports()
-        cached = netmap_cache.read(cache_fd, identity.node_key.public if identity.node_key else None)
-        asyncio.run(_run(channel, api, udp, config, identity, latest_time, tls, cached))
-        exit_status = 0
-    except Exception:  # the last frame of a process: say it where somebody may look
-        log.exception("the engine failed")
-    finally:
-        logging.shutdown()
-        os._exit(exit_status)
-
-
-async def _run(
-    channel: socket.socket,
-    api: socket.socket,
-    udp: Sequence[socket.socket],
-    config: NodeConfig,
-    identity: Identity,
-    latest_time: float,
-    tls: ssl.SSLContext,
-    cached: MapResponse | None,
-) -> None:
-    await Engine(channel, api, config, identity, tls, udp, latest_time, cached).run()

@@ -26,8 +26,9 @@ from tsns.config import NodeConfig
 from tsns.error import UserError
 from tsns.netns import linux, namespace, netlink, routes, tun
 from tsns.netns.underlay import add_udp_sockets
-from tsns.node import engine, leftovers, messages
+from tsns.node import engine_life, leftovers, messages
 from tsns.node.clients import Client, Clients, listening_socket
+from tsns.node.engine import Given
 from tsns.node.engine_process import EngineProcess
 from tsns.node.files import NodeFiles, belongs_elsewhere, settings
 from tsns.node.logfile import LogFile, LogPipe
@@ -251,7 +252,8 @@ class Keeper:
         self._note_time()
 
         def body(channel: socket.socket, parent: int) -> NoReturn:
-            engine.run(channel, self._api, self._udp, self._config, identity, latest, self._files.open_cache(), parent)
+            given = Given(channel, self._api, self._udp, self._config, identity, latest)
+            engine_life.live(given, self._files.open_cache(), parent)
 
         self._engine.start(body)
         self._give_tun()

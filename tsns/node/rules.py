@@ -1,0 +1,43 @@
+"""The packet filter as the netmap has it (ring 1)."""
+
+from __future__ import annotations
+
+from tsns.control.netmap import NetMap, NetMapChange
+from tsns.control.nodes import prefixes
+from tsns.filter.packet_filter import PacketFilter
+
+
+def apply_rules(packet_filter: PacketFilter, netmap: NetMap, change: NetMapChange, *, shields_up: bool) -> str | None:
+    """Compile the filter anew where the rules, our addresses or those whom the rules mean have changed; None where they have not.
+
+    What is returned is a sentence on what cannot be understood of them, empty where all can.
+    """
+    itself = netmap.self_node
+    named = packet_filter.rules.capabilities
+    meant = any(
+        node.unsigned_peer_api_only or named & (node.cap_map or {}).keys()
+        for pair in change.peers()
+        for node in pair
+        if node is not None
+    )
+    if itself is None or not (change.rules or change.self_changed or meant):
+        return None
+    packet_filter.update(
+        netmap.rules,
+        prefixes(itself.addresses),
+        shields_up=shields_up,
+        capability_holders=lambda wanted: (
+            prefix for node in netmap.holders(wanted) for prefix in prefixes(node.addresses)
+        ),
+        unsigned=[
+            prefix
+            for node in netmap.peers.values()
+            if node.unsigned_peer_api_only
+            for prefix in prefixes(node.addresses)
+        ],
+    )
+    if packet_filter.rules.rejected:
+        return "control's packet filter cannot be understood: nothing is let in"
+    if packet_filter.rules.skipped:
+        return f"{packet_filter.rules.skipped} entries of control's packet filter cannot be understood"
+    return ""
