@@ -393,7 +393,7 @@ class PeerPaths:
             self._sent.add(transaction, SentPing(now, peer.key, path, token))
 
     def _call(self, peer: _Peer, fresh_s: float, now: float, out: list[Output]) -> None:
-        if peer.reach.relay is None:
+        if peer.reach.relay is None or peer.reach.disco is None:
             return
         if now - self._endpoints_at > fresh_s:
             out.append(WantEndpoints())  # those that are found to be others are told then; these are likely still right

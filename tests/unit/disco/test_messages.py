@@ -88,13 +88,13 @@ def test_vectors(message: Message, text: str) -> None:
     assert decode(payload) == message
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(messages)
 def test_there_and_back(message: Message) -> None:
     assert decode(encode(message)) == message
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(messages, st.binary(max_size=64))
 def test_what_stands_behind_a_message_is_passed_over(message: Message, more: bytes) -> None:
     if isinstance(message, Ping) and message.node_key is None:

@@ -140,7 +140,7 @@ steps = st.one_of(
 )
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(steps, max_size=30))
 def test_in_whatever_order_things_happen(events: list[tuple[object, ...]]) -> None:
     path, now = PlainPath(), 0.0
