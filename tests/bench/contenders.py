@@ -93,7 +93,7 @@ class OurStation:
         return self.tsns.until_direct("one", address, patience_s)
 
     def is_direct(self, address: str) -> bool:
-        return self.tsns.path_kind("one", address) == "direct"
+        return self.tsns.is_direct("one", address)
 
 
 class TheirStation:

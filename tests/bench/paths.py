@@ -86,10 +86,10 @@ def _cut(bench: Bench, one: Station, two: Station, flow_s: float, cut_s: float) 
         began = time.monotonic()
         two.host.uplink.block_udp()
         time.sleep(cut_s)
+        assert not one.is_direct(address), f"{one.contender} has not noticed that UDP was cut"
         ended = time.monotonic()
         two.host.uplink.unblock_udp()
         bench.add("cut", "silence when UDP is cut", "s", one.contender, pinger.longest_silence_s(began, ended))
-        assert not one.is_direct(address), f"{one.contender} has not noticed that UDP was cut"
         wait_for(lambda: one.is_direct(address), f"{one.contender}: direct again", BACK_PATIENCE_S)
         bench.add("cut", "direct again after the cut", "s", one.contender, time.monotonic() - ended)
         lost = pinger.unanswered(began, ended)

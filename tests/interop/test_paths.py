@@ -286,7 +286,7 @@ def test_without_its_home_relay_traffic_goes_by_another_region(tmp_path: Path) -
 
 def home_of(client: Client) -> str:
     assert isinstance(client, OurClient)
-    return str(client.tsns.answer("status", NODE)["home_region"])
+    return str(client.tsns.status(NODE)["home_region"])
 
 
 @with_each_peer

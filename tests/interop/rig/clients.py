@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from tests.interop.rig.internet import Daemon, Host, wait_for
 from tests.interop.rig.router import Nat
@@ -51,10 +51,10 @@ class OurClient:
         return self.tsns.until_direct(NODE, peer, patience_s)
 
     def is_direct(self, peer: str) -> bool:
-        return self.tsns.path_kind(NODE, peer) == "direct"
+        return self.tsns.is_direct(NODE, peer)
 
     def knows(self, peer: str) -> bool:
-        return any(peer in entry["addresses"] for entry in self._status()["peers"])
+        return any(peer in entry["addresses"] for entry in self.tsns.status(NODE)["peers"])
 
     def start(self, *words: str, log: str) -> Daemon:
         return self.tsns.start_inside(NODE, *words, log=log)
@@ -62,12 +62,9 @@ class OurClient:
     def last_handshake(self, peer: str) -> float | None:
         """When the last WireGuard handshake with a peer ended, in the time of the wall clock."""
         found: float | None = next(
-            entry["last_handshake"] for entry in self._status()["peers"] if peer in entry["addresses"]
+            entry["last_handshake"] for entry in self.tsns.status(NODE)["peers"] if peer in entry["addresses"]
         )
         return found
-
-    def _status(self) -> dict[str, Any]:
-        return self.tsns.answer("status", NODE)
 
 
 @dataclass(slots=True)
@@ -104,7 +101,7 @@ def new_client(
         if make == TSNS:
             with tsns_on(host) as tsns:
                 tsns.run("up", NODE, "--login-server", url, "--auth-key", auth_key, "--hostname", host.name)
-                yield OurClient(tsns, host, tsns.ip(NODE), str(tsns.answer("status", NODE)["netns"]))
+                yield OurClient(tsns, host, tsns.ip(NODE), str(tsns.status(NODE)["netns"]))
         else:
             with Tailscaled(host) as client:
                 client.up(url, auth_key)

@@ -1,4 +1,4 @@
-"""tsns on a host, as a person runs it there: the command line, and nothing but the command line."""
+"""tsns on a host, as a person runs it there: by the command line, except where the time matters that a command takes to start."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from typing import Any, Final
 
 from tests.interop.rig.internet import RUN_TIMEOUT_S, Daemon, Host
 from tests.machine import PrivateDirectories, new_private_directories
+from tsns.error import UserError
+from tsns.node.client import query
+from tsns.node.places import places
 
 LOG_TAIL_BYTES: Final = 6000
+ANSWER_TIMEOUT_S: Final = 10.0
 PING_TIMEOUT_S: Final = 1.0
-PING_REST_S: Final = 0.1  # before it is asked again
-WRONG_USAGE: Final = 2  # an exit status
+PING_REST_S: Final = 0.1  # between pings that wait for a direct path
 
 
 @dataclass(frozen=True)
@@ -77,19 +80,32 @@ class Tsns:
         peers = self.answer("status", name)["peers"]
         return str(next(entry["path"]["kind"] for entry in peers if peer in (entry["name"], *entry["addresses"])))
 
+    def status(self, name: str) -> dict[str, Any]:
+        """What `tsns status NAME --json` says, without the time that it takes a command to start."""
+        return self._ask(name, "/tsns/v1/status")
+
+    def is_direct(self, name: str, peer: str) -> bool:
+        """Whether what the node `name` sends to a peer (an address) goes directly just now; asking changes nothing."""
+        peers = self.status(name)["peers"]
+        return any(entry["path"]["kind"] == "direct" for entry in peers if peer in entry["addresses"])
+
     def until_direct(self, name: str, peer: str, patience_s: float) -> bool:
-        """Returns as soon as a peer has answered the node `name` directly; false when it did not within so many seconds."""
+        """Returns as soon as a peer has answered the node `name` directly; false when it did not within so many seconds.
+
+        It asks as `tsns ping NAME PEER --until-direct` does, but without its second of rest after each, and without a start for each.
+        """
         deadline = time.monotonic() + patience_s
-        count = str(max(1, int(patience_s / PING_TIMEOUT_S)))
-        ping = ("ping", name, peer, "--until-direct", "-c", count, "--timeout", str(PING_TIMEOUT_S), "--json")
-        while True:
-            done = self.run(*ping, timeout_s=patience_s + RUN_TIMEOUT_S, check=False)
-            answers = [json.loads(line) for line in done.stdout.splitlines()]
-            if done.returncode == 0 and answers and answers[-1]["path"]["kind"] == "direct":
-                return True
-            if done.returncode == WRONG_USAGE or time.monotonic() > deadline:
-                return False
-            time.sleep(PING_REST_S)  # it may not know the peer yet
+        while (left_s := deadline - time.monotonic()) > 0:
+            ping = {"peer": peer, "timeout_s": min(left_s, PING_TIMEOUT_S), "kind": "disco"}
+            with contextlib.suppress(UserError):  # it may not know the peer yet
+                pong = self._ask(name, "/tsns/v1/ping", ping)
+                if pong["ok"] and pong["path"]["kind"] == "direct":
+                    return True
+            time.sleep(PING_REST_S)
+        return False
+
+    def _ask(self, name: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        return query(name, places(self.environment), path, body, ANSWER_TIMEOUT_S)
 
     def node_names(self) -> list[str]:
         """The nodes that run."""
