@@ -47,9 +47,9 @@ from tsns.proto import packets
 from tsns.proto.addresses import pack, pack_endpoint
 from tsns.proto.types import DERPNode, DNSConfig, DNSRecord, FilterRule, Node, decode
 from tsns.sealed_box import SealedBox
+from tsns.ways import DerpSource, SendUdp, UdpSource
 from tsns.wg.cookie import CookieGuard, CookieJar
 from tsns.wg.device import Deliver, Device, Output, SessionUp, Transmit
-from tsns.wg.endpoints import DerpSource, SendUdp, UdpSource
 from tsns.wg.handshake import NO_PRESHARED_KEY, OwnKey, PeerKey, SessionKeys, initiate
 from tsns.wg.messages import COOKIE_REPLY_HEAD, INITIATION_HEAD, RESPONSE_HEAD, TRANSPORT_HEAD
 from tsns.wg.router import Router, StunReply, WriteTun

@@ -29,7 +29,7 @@ from tsns.proto.addresses import pack
 from tsns.proto.packets import Protocol, build, echo_request, parse
 from tsns.wg.admission import LOAD_LASTS_S
 from tsns.wg.cookie import CookieJar
-from tsns.wg.counters import Drop
+from tsns.wg.drops import Drop
 from tsns.wg.handshake import OwnKey, PeerKey, initiate
 from tsns.wg.session import REKEY_AFTER_TIME_S
 from tsns.wg.tunnel import Tunnel

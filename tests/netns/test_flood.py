@@ -25,7 +25,7 @@ from tsns.keys import NodePrivate, NodePublic
 from tsns.lab.lab import Lab
 from tsns.wg.admission import COOKIES_BURST, COOKIES_PER_S, LIMIT_BURST, LIMIT_PER_S, LOAD_MESSAGES
 from tsns.wg.cookie import CookieJar
-from tsns.wg.counters import Drop
+from tsns.wg.drops import Drop
 from tsns.wg.handshake import NO_PRESHARED_KEY, OwnKey, PeerKey, initiate
 
 pytestmark = pytest.mark.netns

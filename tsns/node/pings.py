@@ -21,7 +21,7 @@ from tsns.node.localapi import Answer
 from tsns.node.peering import find_peer, node_key, own_addresses
 from tsns.node.status import SCHEMA, path_of, way
 from tsns.proto.addresses import pack
-from tsns.wg.endpoints import DerpPath, UdpPath
+from tsns.ways import DerpPath, UdpPath
 from tsns.wg.socket import TunPump
 
 PING_TIMEOUT_S: Final = 5.0

@@ -15,7 +15,7 @@ from tsns.paths.peer_path import Kind
 from tsns.paths.peer_paths import PathStatus
 from tsns.proto.addresses import endpoint_text
 from tsns.proto.types import Node, decode_hostinfo, parse_time
-from tsns.wg.endpoints import DerpPath, UdpPath
+from tsns.ways import DerpPath, UdpPath
 from tsns.wg.peer import PeerStatistics
 from tsns.wg.socket import boot_time
 

@@ -26,7 +26,7 @@ from typing import Final
 from tsns.bucket import Bucket
 from tsns.paths.candidates import Candidate, Candidates, is_better
 from tsns.proto.addresses import Endpoint, endpoint_text
-from tsns.wg.endpoints import BothPaths, DerpPath, Path, UdpPath, derp_path
+from tsns.ways import BothPaths, DerpPath, Path, UdpPath, derp_path
 
 ACTIVE_S: Final = 45.0  # after the last packet sent to it a peer is idle
 HEARTBEAT_S: Final = 3.0

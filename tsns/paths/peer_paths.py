@@ -20,6 +20,7 @@ from math import inf
 from typing import Final
 
 from tsns.agenda import Agenda
+from tsns.counters import Counters
 from tsns.disco.messages import TRANSACTION_BYTES, CallMeMaybe, Message, Ping, Pong, Sealer, sender
 from tsns.error import ProtocolError
 from tsns.keys import DiscoPublic, NodePublic
@@ -29,8 +30,7 @@ from tsns.paths.peer_path import Call, Change, Kind, PeerPath, Probe, Wish
 from tsns.paths.plain_path import PlainPath
 from tsns.paths.sent_pings import SentPing, SentPings
 from tsns.proto.addresses import Endpoint, pack, parse_endpoint
-from tsns.wg.counters import Counters
-from tsns.wg.endpoints import DerpPath, DerpSource, Path, SendDerp, SendUdp, Source, UdpPath, UdpSource, derp_path
+from tsns.ways import DerpPath, DerpSource, Path, SendDerp, SendUdp, Source, UdpPath, UdpSource, derp_path
 
 # Our own endpoints are looked up again when a peer is told older ones: a NAT forgets after 30 s, or at once if it begins anew.
 FRESH_S: Final = 27.0

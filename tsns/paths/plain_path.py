@@ -14,7 +14,7 @@ from typing import Final
 from tsns.paths.candidates import MAX_TOLD
 from tsns.paths.peer_path import ACTIVE_S, MAX_CHANGES, Change, Kind, Wish
 from tsns.proto.addresses import Endpoint
-from tsns.wg.endpoints import Path, UdpPath
+from tsns.ways import Path, UdpPath
 
 TRY_S: Final = 5.0  # for one endpoint: a handshake is sent about as often
 QUIET_S: Final = 20.0  # sent to and not heard for so long, an endpoint that worked is as good as the others

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tsns.keys import NodePublic
-from tsns.wg.endpoints import DerpPath, UdpPath
+from tsns.ways import DerpPath, UdpPath
 
 PING_PATIENCE_S: Final = 5.0  # a pong that comes later counts for nothing
 MAX_PINGS: Final = 4096  # that wait

@@ -17,9 +17,9 @@ from collections.abc import Callable
 from typing import Final
 
 from tsns.bucket import Bucket
+from tsns.ways import DerpSource, Source
 from tsns.wg.cookie import CookieGuard
-from tsns.wg.counters import Drop
-from tsns.wg.endpoints import DerpSource, Source
+from tsns.wg.drops import Drop
 
 LOAD_WINDOW_S: Final = 1.0
 LOAD_MESSAGES: Final = 128  # handshake messages within a window from which on we are under load: 2 % of a core

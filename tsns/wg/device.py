@@ -19,14 +19,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from tsns.agenda import Agenda
+from tsns.counters import Counters
 from tsns.keys import NodePrivate, NodePublic
 from tsns.proto.addresses import Prefix
 from tsns.proto.packets import destination, source, trimmed
+from tsns.ways import DerpSource, Source, UdpSource
 from tsns.wg import tai64n
 from tsns.wg.admission import Admission
 from tsns.wg.allowed_ips import AllowedIPs
-from tsns.wg.counters import Counters, Drop
-from tsns.wg.endpoints import DerpSource, Source, UdpSource
+from tsns.wg.drops import Drop
 from tsns.wg.handshake import NO_PRESHARED_KEY, OwnKey, PeerKey, open_initiation
 from tsns.wg.indices import IndexTable
 from tsns.wg.messages import (

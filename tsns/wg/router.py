@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from tsns.counters import Counters
 from tsns.disco.messages import MAGIC as DISCO_MAGIC
 from tsns.disco.messages import Sealer
 from tsns.keys import DiscoPrivate, DiscoPublic, NodePublic
@@ -39,10 +40,9 @@ from tsns.proto.packets import (
     tsmp_pong,
     tsmp_reject,
 )
+from tsns.ways import BothPaths, DerpPath, DerpSource, Path, SendDerp, SendUdp, Source, UdpPath, UdpSource
 from tsns.wg import device as wg
-from tsns.wg.counters import Counters
 from tsns.wg.device import Device, SessionUp
-from tsns.wg.endpoints import BothPaths, DerpPath, DerpSource, Path, SendDerp, SendUdp, Source, UdpPath, UdpSource
 from tsns.wg.peer import PeerStatistics
 
 STUN_COOKIE: Final = bytes.fromhex("2112a442")

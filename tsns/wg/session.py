@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from tsns.wg.counters import Counters, Drop
+from tsns.counters import Counters
+from tsns.wg.drops import Drop
 from tsns.wg.handshake import SessionKeys
 from tsns.wg.messages import TRANSPORT_HEAD
 from tsns.wg.replay import REJECT_AFTER_MESSAGES, ReplayWindow

@@ -19,8 +19,8 @@ from typing import Final
 
 from tsns.keys import NodePublic
 from tsns.paths.peer_paths import PathStatus
+from tsns.ways import SendDerp, SendUdp
 from tsns.wg.device import SessionUp
-from tsns.wg.endpoints import SendDerp, SendUdp
 from tsns.wg.router import Event, Output, Router, WriteTun
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from math import inf
 from typing import Final
 
-from tsns.wg.counters import Counters, Drop
+from tsns.counters import Counters
+from tsns.wg.drops import Drop
 
 MAX_PACKETS: Final = 256
 MAX_BYTES: Final = 256 << 10

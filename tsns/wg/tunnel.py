@@ -20,9 +20,10 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import Final, Protocol
 
+from tsns.counters import Counters
 from tsns.wg import tai64n
 from tsns.wg.cookie import CookieJar
-from tsns.wg.counters import Counters, Drop
+from tsns.wg.drops import Drop
 from tsns.wg.handshake import Incoming, OwnKey, PeerKey, Pending, SessionKeys, initiate
 from tsns.wg.indices import IndexTable
 from tsns.wg.messages import INITIATION_BYTES, KEY_BYTES, MACS_BYTES, MIN_TRANSPORT_BYTES, RESPONSE_BYTES

@@ -13,8 +13,8 @@ from typing import Final
 from tsns.keys import NodePrivate, NodePublic
 from tsns.proto.addresses import Prefix
 from tsns.proto.packets import Protocol, echo_reply, parse
+from tsns.ways import UdpSource
 from tsns.wg.device import Deliver, Device, Output, Reply, SessionUp, Transmit
-from tsns.wg.endpoints import UdpSource
 
 MAX_DATAGRAM_BYTES: Final = 65_535
 ECHO_REQUEST_TYPES: Final = {Protocol.ICMP: 8, Protocol.ICMPV6: 128}

@@ -17,8 +17,8 @@ from tsns.keys import DiscoPrivate, NodePrivate, NodePublic
 from tsns.node.peering import Peering
 from tsns.proto.addresses import pack
 from tsns.proto.types import MapResponse, Node, PeerChange
+from tsns.ways import DerpPath
 from tsns.wg.device import Device
-from tsns.wg.endpoints import DerpPath
 from tsns.wg.router import Router
 
 PEERS = 10_000

@@ -10,8 +10,8 @@ from tsns.keys import DiscoPrivate, DiscoPublic, NodePrivate, NodePublic
 from tsns.node.peering import Peering, allowed_prefixes, find_peer, own_addresses
 from tsns.proto.addresses import pack
 from tsns.proto.types import MapResponse, Node, PeerChange
+from tsns.ways import DerpPath
 from tsns.wg.device import Device
-from tsns.wg.endpoints import DerpPath
 from tsns.wg.router import Router
 
 NOW = 1_800_000_000.0  # wall clock

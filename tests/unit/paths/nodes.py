@@ -22,9 +22,9 @@ from tsns.paths.peer_path import Change, Kind
 from tsns.paths.peer_paths import PathChanged, Ponged, Reach, WantEndpoints
 from tsns.proto.addresses import Endpoint, Prefix, endpoint_text, pack
 from tsns.proto.packets import is_tsmp
-from tsns.wg.counters import Drop
+from tsns.ways import SendDerp, SendUdp
 from tsns.wg.device import Device
-from tsns.wg.endpoints import SendDerp, SendUdp
+from tsns.wg.drops import Drop
 from tsns.wg.messages import MIN_TRANSPORT_BYTES
 from tsns.wg.router import Output, Router, StunReply, WriteTun
 

@@ -17,7 +17,7 @@ from tests.unit.paths.network import Cone, Easy, Firewall, Gate, Hard, Internet,
 from tests.unit.paths.nodes import HOME, Stream, Tailnet
 from tsns.paths.peer_path import ACTIVE_S, HEARTBEAT_S, Kind
 from tsns.paths.peer_paths import DISCO_NOT_AUTHENTIC
-from tsns.wg.endpoints import DerpPath, UdpPath
+from tsns.ways import DerpPath, UdpPath
 from tsns.wg.timers import KEEPALIVE_TIMEOUT_S
 
 Record = Callable[[str, object], None]

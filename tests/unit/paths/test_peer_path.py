@@ -35,7 +35,7 @@ from tsns.paths.peer_path import (
     Wish,
 )
 from tsns.proto.addresses import Endpoint
-from tsns.wg.endpoints import BothPaths, DerpPath, Path, UdpPath
+from tsns.ways import BothPaths, DerpPath, Path, UdpPath
 
 A, B, C, LAN = ("192.0.2.1", 41641), ("192.0.2.2", 41641), ("192.0.2.3", 41641), ("192.168.0.1", 41641)
 RELAY = 7

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.wg.shuttle import entropy
+from tsns.counters import Counters
 from tsns.disco.messages import MAGIC, CallMeMaybe, Message, Ping, Pong, Sealer, sender
 from tsns.error import ProtocolError
 from tsns.keys import DiscoPrivate, DiscoPublic, NodePrivate, NodePublic
@@ -43,8 +44,7 @@ from tsns.paths.peer_paths import (
 )
 from tsns.paths.sent_pings import MAX_PINGS, PING_PATIENCE_S
 from tsns.proto.addresses import Endpoint, endpoint_text
-from tsns.wg.counters import Counters
-from tsns.wg.endpoints import BothPaths, DerpPath, DerpSource, Path, SendDerp, SendUdp, Source, UdpPath, UdpSource
+from tsns.ways import BothPaths, DerpPath, DerpSource, Path, SendDerp, SendUdp, Source, UdpPath, UdpSource
 
 T = TypeVar("T")
 

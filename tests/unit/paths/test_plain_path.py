@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tsns.paths.candidates import MAX_TOLD
 from tsns.paths.peer_path import ACTIVE_S, MAX_CHANGES, Change, Kind
 from tsns.paths.plain_path import QUIET_S, TRY_S, PlainPath
-from tsns.wg.endpoints import UdpPath
+from tsns.ways import UdpPath
 
 A, B, C = ("192.0.2.1", 51820), ("192.0.2.2", 51820), ("192.0.2.3", 51820)
 

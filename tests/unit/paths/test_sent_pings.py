@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tsns.keys import NodePublic
 from tsns.paths.sent_pings import MAX_PINGS, PING_PATIENCE_S, SentPing, SentPings
-from tsns.wg.endpoints import DerpPath
+from tsns.ways import DerpPath
 
 PEER = NodePublic(bytes(range(32)))
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from tsns.keys import NodePrivate, NodePublic
 from tsns.proto.addresses import Prefix, pack
 from tsns.proto.packets import build
+from tsns.ways import UdpSource
 from tsns.wg.device import Deliver, Device, Output, Reply, SessionUp, Transmit
-from tsns.wg.endpoints import UdpSource
 
 WALL_CLOCK_AT_0 = 1_700_000_000.0
 A_ADDRESS, B_ADDRESS = pack("100.64.0.1"), pack("100.64.0.2")

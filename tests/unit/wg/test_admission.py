@@ -7,6 +7,7 @@ import pytest
 from tests.unit.wg.shuttle import entropy
 from tsns.bucket import Bucket
 from tsns.keys import NodePublic
+from tsns.ways import DerpSource, Source, UdpSource
 from tsns.wg.admission import (
     COOKIES_BURST,
     COOKIES_PER_S,
@@ -21,8 +22,7 @@ from tsns.wg.admission import (
     SourceLimiter,
 )
 from tsns.wg.cookie import CookieJar
-from tsns.wg.counters import Drop
-from tsns.wg.endpoints import DerpSource, Source, UdpSource
+from tsns.wg.drops import Drop
 
 PUBLIC = b"\x42" * 32
 BODY = b"\x01\0\0\0abcd" + b"body" * 27

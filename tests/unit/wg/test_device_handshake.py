@@ -17,10 +17,10 @@ from tests.unit.wg.shuttle import (
     lost,
 )
 from tsns.keys import NodePrivate, NodePublic
+from tsns.ways import UdpSource
 from tsns.wg.cookie import CookieJar
-from tsns.wg.counters import Drop
 from tsns.wg.device import Device, Reply, Transmit
-from tsns.wg.endpoints import UdpSource
+from tsns.wg.drops import Drop
 from tsns.wg.handshake import OwnKey, PeerKey, initiate
 from tsns.wg.timers import MAX_RETRIES
 

@@ -26,10 +26,10 @@ from tests.unit.wg.shuttle import (
 )
 from tsns.keys import NodePrivate, NodePublic
 from tsns.proto.addresses import Prefix, pack
+from tsns.ways import DerpSource, Source, UdpSource
 from tsns.wg.cookie import CookieJar
-from tsns.wg.counters import Drop
 from tsns.wg.device import Device, Transmit
-from tsns.wg.endpoints import DerpSource, Source, UdpSource
+from tsns.wg.drops import Drop
 from tsns.wg.replay import REJECT_AFTER_MESSAGES
 from tsns.wg.session import REKEY_AFTER_MESSAGES
 from tsns.wg.staging import MAX_BYTES, MAX_PACKETS, MAX_TOTAL_BYTES

@@ -22,9 +22,9 @@ from tests.unit.wg.shuttle import (
 )
 from tsns.keys import NodePrivate
 from tsns.proto.addresses import Prefix
-from tsns.wg.counters import Drop
+from tsns.ways import UdpSource
 from tsns.wg.device import Deliver, Device, Output, SessionUp, Transmit
-from tsns.wg.endpoints import UdpSource
+from tsns.wg.drops import Drop
 from tsns.wg.handshake import OwnKey, PeerKey, initiate
 from tsns.wg.indices import IndexTable
 from tsns.wg.replay import REJECT_AFTER_MESSAGES

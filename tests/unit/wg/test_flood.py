@@ -13,13 +13,13 @@ import pytest
 from tests.unit.wg.shuttle import A_TO_B, B_TO_A, Shuttle, Side
 from tsns.keys import NodePrivate, NodePublic
 from tsns.proto.addresses import Prefix
+from tsns.ways import DerpSource, Source, UdpSource
 from tsns.wg import device as device_module
 from tsns.wg import tunnel as tunnel_module
 from tsns.wg.admission import COOKIES_BURST, COOKIES_PER_S, LIMIT_BURST, LIMIT_PER_S, LOAD_MESSAGES, LOADED_MESSAGES
 from tsns.wg.cookie import CookieGuard, CookieJar
-from tsns.wg.counters import Drop
 from tsns.wg.device import Deliver, Reply
-from tsns.wg.endpoints import DerpSource, Source, UdpSource
+from tsns.wg.drops import Drop
 from tsns.wg.handshake import Incoming, OwnKey, PeerKey, initiate
 
 FLOOD_PER_S = 20_000

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tsns.counters import Counters
 from tsns.keys import NodePrivate, NodePublic
 from tsns.wg.cookie import CookieGuard, CookieJar, mac
-from tsns.wg.counters import Counters
 from tsns.wg.handshake import (
     INITIAL_CHAIN_KEY,
     INITIAL_HASH,

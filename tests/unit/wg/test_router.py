@@ -27,9 +27,9 @@ from tsns.paths.peer_paths import DISCO_STRANGER
 from tsns.proto.addresses import Prefix
 from tsns.proto.packets import RejectReason, build, tsmp_disco_key
 from tsns.proto.types import FilterRule
-from tsns.wg.counters import Drop
+from tsns.ways import DerpPath, SendDerp, SendUdp, UdpPath
 from tsns.wg.device import Device, SessionUp
-from tsns.wg.endpoints import DerpPath, SendDerp, SendUdp, UdpPath
+from tsns.wg.drops import Drop
 from tsns.wg.router import (
     FILTERED_IN,
     FILTERED_OUT,

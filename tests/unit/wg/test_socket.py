@@ -15,8 +15,8 @@ from tests.unit.wg.shuttle import A_ADDRESS, A_TO_B, B_ADDRESS, B_TO_A, entropy,
 from tests.unit.wg.test_router import STUN_RESPONSE, OpenFilter
 from tsns.keys import DiscoPrivate, NodePrivate, NodePublic
 from tsns.proto.addresses import Prefix
+from tsns.ways import DerpPath, UdpPath
 from tsns.wg.device import Device, SessionUp
-from tsns.wg.endpoints import DerpPath, UdpPath
 from tsns.wg.router import Event, Output, Pong, Router, StunReply
 from tsns.wg.socket import (
     TUN_PACKETS_PER_WAKE_UP,
