@@ -7,15 +7,21 @@ use, so that nothing has another way when the TUN is gone. Addresses and routes 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import socket
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from tsns.netns import linux, netlink
 from tsns.netns.child import in_child
 from tsns.netns.tun import MTU_BYTES, TUN_NAME, open_tun
 from tsns.proto.addresses import CGNAT_TEXT, SERVICE_V4_TEXT, SERVICE_V6_TEXT, ULA_TEXT
+
+Taken = TypeVar("Taken")
 
 LOOPBACK_INDEX: Final = 1
 STANDING_METRIC: Final = 1 << 30  # behind every other route
@@ -23,6 +29,8 @@ DNS_PORT: Final = 53
 DNS_BACKLOG: Final = 64
 ALL_GROUPS: Final = "0 2147483647"
 IFA_F_NODAD: Final = 2
+LEAVING_S: Final = 2.0  # the engine of a keeper that was killed has ended by then, and let go of TUN and sockets
+_FREE_RETRY_S: Final = 0.01
 _FILE_MODE: Final = 0o600
 
 
@@ -46,7 +54,8 @@ def _make(pin: Path) -> list[int]:
         os.close(entrance)
     else:
         linux.unshare(linux.CLONE_NEWNET)
-    tun = open_tun()
+    deadline = time.monotonic() + (LEAVING_S if adopted else 0.0)
+    tun = _once_free(open_tun, deadline)
     _set("net/ipv4/ping_group_range", ALL_GROUPS)  # ping without capabilities
     _set("net/ipv4/ip_unprivileged_port_start", "0")  # here every port is the command's own
     _set("net/ipv6/conf/all/disable_ipv6", "0")
@@ -61,7 +70,11 @@ def _make(pin: Path) -> list[int]:
             ip.route("replace", dst=prefix, type="unreachable", priority=STANDING_METRIC)
         index = ip.link_lookup(ifname=TUN_NAME)[0]
         ip.link("set", index=index, mtu=MTU_BYTES, state="up")
-    sockets = [_dns_socket(kind, address) for address in (SERVICE_V4_TEXT, SERVICE_V6_TEXT) for kind in _DNS_KINDS]
+    sockets = [
+        _once_free(partial(_dns_socket, kind, address), deadline)
+        for address in (SERVICE_V4_TEXT, SERVICE_V6_TEXT)
+        for kind in _DNS_KINDS
+    ]
     namespace = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     if not adopted:
         pin.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -70,15 +83,30 @@ def _make(pin: Path) -> list[int]:
     return [tun, namespace, *(sock.detach() for sock in sockets)]
 
 
+def _once_free(take: Callable[[], Taken], deadline: float) -> Taken:
+    """Take what somebody who is about to end may still have; OSError where it is not free by then."""
+    while True:
+        try:
+            return take()
+        except OSError as error:
+            if error.errno not in {errno.EBUSY, errno.EADDRINUSE} or time.monotonic() > deadline:
+                raise
+        time.sleep(_FREE_RETRY_S)
+
+
 _DNS_KINDS: Final = (socket.SOCK_DGRAM, socket.SOCK_STREAM)
 
 
 def _dns_socket(kind: int, address: str) -> socket.socket:
     sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind | socket.SOCK_NONBLOCK)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.bind((address, DNS_PORT))
-    if kind == socket.SOCK_STREAM:
-        sock.listen(DNS_BACKLOG)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((address, DNS_PORT))
+        if kind == socket.SOCK_STREAM:
+            sock.listen(DNS_BACKLOG)
+    except OSError:
+        sock.close()
+        raise
     return sock
 
 
