@@ -28,13 +28,20 @@ def inventory(tsns: Tsns, server: int) -> dict[str, object]:
     return {
         "files": sorted(path.name for path in tsns.directories.run.rglob("*") if not path.name.startswith("serve-")),
         "state": sorted(path.name for path in tsns.directories.state.rglob("*") if path.name != CACHE_NAME),
-        "mounts": sorted(line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()),
+        "mounts": _mounts(tsns),
         "links": sorted(name for name in os.listdir("/sys/class/net") if name.startswith("tsns")),
         "keepers": now.keepers,
         "engines": now.engines,
         "others": now.others,
         "descriptors": [descriptors(pid) for pid in (server, keeper, engine_of(keeper) or 0)],
     }
+
+
+def _mounts(tsns: Tsns) -> list[str]:
+    """All but those of other test runs on this machine."""
+    places = sorted(line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines())
+    others = ("/tmp/tsns-test-", "/run/netns/rig-")
+    return [place for place in places if place.startswith(str(tsns.directories.run)) or not place.startswith(others)]
 
 
 @pytest.mark.timeout(180)
