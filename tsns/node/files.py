@@ -95,8 +95,12 @@ class NodeFiles:
     def note_port(self, port: int) -> None:
         """Keep the UDP port for the next start: peers that have not heard of it go on sending to the old one."""
         if self._lasting and port != self.last_port():
-            with contextlib.suppress(OSError, UserError):
-                state.save(self.home / PORT_NAME, str(port).encode())
+            with contextlib.suppress(OSError):  # nor is it worth the wait for the disk that `state.save` makes
+                fd = os.open(
+                    self.home / PORT_NAME, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, state.FILE_MODE
+                )
+                with open(fd, "w") as file:
+                    file.write(str(port))
 
     def open_cache(self) -> int:
         """A descriptor of the netmap that was last seen; -1 where there is none."""
