@@ -7,6 +7,7 @@ import json
 import os
 import random
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,15 +81,24 @@ def tell(path: Path, data: bytes, fds: tuple[int, ...] = (), *, listens: bool = 
         pass  # turned away, or not answered
 
 
+LOOKS: Final = 5
+BETWEEN_LOOKS_S: Final = 0.05
+
+
 def of_these(now: Processes) -> tuple[dict[str, int], list[int]]:
     """The processes of nodes, which are to be the same afterwards."""
     return now.keepers, now.engines
 
 
 def counted(tsns: Tsns) -> list[int]:
-    """The descriptors of keeper and engine."""
+    """The descriptors of keeper and engine: those that are open all the while, and not for a client that is just leaving."""
     keeper = processes(tsns.directories).keepers["web"]
-    return [descriptors(keeper), descriptors(engine_of(keeper) or 0)]
+    pids = keeper, engine_of(keeper) or 0
+    looks = []
+    for _ in range(LOOKS):
+        looks.append([descriptors(pid) for pid in pids])
+        time.sleep(BETWEEN_LOOKS_S)
+    return [min(counts) for counts in zip(*looks, strict=True)]
 
 
 def assert_unharmed(tsns: Tsns, before: tuple[dict[str, int], list[int]], held: list[int]) -> None:
