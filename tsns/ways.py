@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import socket
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from tsns.keys import NodePublic
 from tsns.proto.addresses import Endpoint
@@ -92,6 +92,23 @@ class DerpSource:
 
 
 Source = UdpSource | DerpSource
+
+
+class Train(NamedTuple):
+    """Messages of one size, one behind the other, the last one maybe shorter."""
+
+    data: bytes
+    stride: int  # the size of each but the last
+
+    @classmethod
+    def of(cls, message: bytes) -> Train:
+        """A train of one message."""
+        return cls(message, len(message))
+
+    def messages(self) -> list[bytes]:
+        """Each by itself."""
+        data, stride = self
+        return [data] if len(data) <= stride else [data[at : at + stride] for at in range(0, len(data), stride)]
 
 
 @dataclass(frozen=True, slots=True)
