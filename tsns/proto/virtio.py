@@ -34,6 +34,9 @@ class Kind(enum.IntEnum):
 
 def packets_in(frame: bytes | memoryview) -> int:
     """How many packets a frame becomes."""
+    kind: int
+    header_bytes: int
+    segment_bytes: int
     _, kind, header_bytes, segment_bytes, _, _ = HEADER.unpack_from(frame)
     if not kind or not segment_bytes:
         return 1
