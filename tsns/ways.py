@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -111,12 +112,22 @@ class Train(NamedTuple):
         return [data] if len(data) <= stride else [data[at : at + stride] for at in range(0, len(data), stride)]
 
 
+def messages(trains: Iterable[Train]) -> list[bytes]:
+    """What is in these trains, each message by itself."""
+    return [message for train in trains for message in train.messages()]
+
+
 @dataclass(frozen=True, slots=True)
 class SendUdp:
-    """Send these datagrams to this numeric address and port."""
+    """Send these messages to this numeric address and port, a datagram each."""
 
     address: Endpoint
-    datagrams: list[bytes]
+    trains: list[Train]
+
+    @property
+    def datagrams(self) -> list[bytes]:
+        """The messages, each by itself."""
+        return messages(self.trains)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,4 +136,9 @@ class SendDerp:
 
     region: int
     peer: NodePublic
-    datagrams: list[bytes]
+    trains: list[Train]
+
+    @property
+    def datagrams(self) -> list[bytes]:
+        """The messages, each by itself."""
+        return messages(self.trains)

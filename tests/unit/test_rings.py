@@ -37,6 +37,7 @@ PINNED = {
     "tsns.netns": 1,
     "tsns.derp.client": 1,
     "tsns.control.client": 1,
+    "tsns.wg.offload": 1,
     "tsns.wg.socket": 1,
     "tsns.dns.server": 1,
     "tsns.node": 1,

@@ -106,11 +106,14 @@ class PacketFilter:
         self._verdicts.clear()
         self._ready = True
 
-    def outbound(self, data: bytes, *, jailed: bool = False) -> Drop | None:
-        """Judge a packet of the host's; None lets it pass, and the answers to it later. `jailed`: it goes to a jailed peer."""
+    def outbound(self, data: bytes, size: int | None = None, *, jailed: bool = False) -> Drop | None:
+        """Judge a packet of the host's; None lets it pass, and the answers to it later. `jailed`: it goes to a jailed peer.
+
+        `data` may be only its first HEAD_BYTES where `size` is given. A verdict on a super-packet is one on each packet in it.
+        """
         if not self._ready:
             return Drop.NO_NETMAP
-        fields = decode(data)
+        fields = decode(data, size)
         if fields is None:
             return Drop.MALFORMED
         protocol, source, destination, later_fragment = fields[1], fields[2], fields[3], fields[8]
@@ -124,13 +127,13 @@ class PacketFilter:
             flows.remember((protocol, destination, source, fields[5], fields[4]))
         return None
 
-    def inbound(self, data: bytes, *, jailed: bool = False) -> Drop | None:
-        """Judge a packet out of the tunnel, whose source has been checked against its sender; None lets it pass."""
+    def inbound(self, data: bytes, size: int | None = None, *, jailed: bool = False) -> Drop | None:
+        """Judge a packet out of the tunnel, whose source has been checked against its sender; None lets it pass. See `outbound`."""
         if not self._ready:
             return Drop.NO_NETMAP
         if not data:
             return None
-        fields = decode(data)
+        fields = decode(data, size)
         if fields is None:
             return Drop.MALFORMED
         destination = fields[3]

@@ -30,7 +30,7 @@ from tsns.paths.peer_path import Call, Change, Kind, PeerPath, Probe, Wish
 from tsns.paths.plain_path import PlainPath
 from tsns.paths.sent_pings import SentPing, SentPings
 from tsns.proto.addresses import Endpoint, pack, parse_endpoint
-from tsns.ways import DerpPath, DerpSource, Path, SendDerp, SendUdp, Source, UdpPath, UdpSource, derp_path
+from tsns.ways import DerpPath, DerpSource, Path, SendDerp, SendUdp, Source, Train, UdpPath, UdpSource, derp_path
 
 # Our own endpoints are looked up again when a peer is told older ones: a NAT forgets after 30 s, or at once if it begins anew.
 FRESH_S: Final = 27.0
@@ -275,11 +275,13 @@ class PeerPaths:
         """Answer it, always to where it came from: that is what its NAT waits for."""
         if isinstance(source, DerpSource):
             pong = Pong(ping.transaction, (RELAY_ADDRESS, source.region))
-            out.append(SendDerp(source.region, peer.key, [self._sealer.seal(disco, pong)]))
+            out.append(SendDerp(source.region, peer.key, [Train.of(self._sealer.seal(disco, pong))]))
             return
         if not self._direct:
             return
-        out.append(SendUdp(source.address, [self._sealer.seal(disco, Pong(ping.transaction, source.address))]))
+        out.append(
+            SendUdp(source.address, [Train.of(self._sealer.seal(disco, Pong(ping.transaction, source.address)))])
+        )
         if not self._may_ping(source.address):
             return
         path = self._use(peer, now).path
@@ -409,9 +411,9 @@ class PeerPaths:
             self._counters.add(DISCO_UNKNOWN)
             return False
         if isinstance(path, UdpPath):
-            out.append(SendUdp(path.address, [datagram]))
+            out.append(SendUdp(path.address, [Train.of(datagram)]))
         else:
-            out.append(SendDerp(path.region, peer.key, [datagram]))
+            out.append(SendDerp(path.region, peer.key, [Train.of(datagram)]))
         return True
 
 

@@ -23,6 +23,9 @@ NEEDS_CHECKSUM: Final = 1
 ECN: Final = 0x80  # a flag in `kind`: the first segment alone says CWR
 
 
+Frame = bytes | memoryview
+
+
 class Kind(enum.IntEnum):
     """What a frame is to be cut into."""
 
@@ -32,7 +35,17 @@ class Kind(enum.IntEnum):
     UDP = 5  # USO: datagrams of one size, the last one maybe shorter
 
 
-def packets_in(frame: bytes | memoryview) -> int:
+def frame_of(packet: bytes) -> bytes:
+    """A packet whose checksums are right as a frame; an empty one makes a keepalive."""
+    return PLAIN + packet
+
+
+def packet_of(frame: Frame) -> bytes:
+    """What follows the frame's own header."""
+    return bytes(frame[HEADER_BYTES:])
+
+
+def packets_in(frame: Frame) -> int:
     """How many packets a frame becomes."""
     kind: int
     header_bytes: int

@@ -7,9 +7,10 @@ trains as UDP_GRO or a relay delivers them go in, and frames come out, runs of s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
+from tsns.proto.virtio import Frame
 from tsns.ways import Train
 
 MAX_TRAIN_MESSAGES: Final = 64  # UDP_MAX_SEGMENTS of Linux before 6.9
@@ -30,7 +31,7 @@ class Sealed(NamedTuple):
 class Opened(NamedTuple):
     """What became of trains."""
 
-    frames: list[bytes | memoryview]  # for the TUN, in the order in which they began
+    frames: list[Frame]  # for the TUN, in the order in which they began
     packets: int  # in the frames
     keepalives: int
     authentic_bytes: int  # of messages that this session's peer has sealed, headers included
@@ -58,3 +59,7 @@ class Transport(Protocol):
         Only TCP and UDP packets of one flow that follow one another with right checksums and equal headers are joined, so that the kernel
         cuts them into the very packets that were sent. A replayed or forged message costs only itself; padding is cut off.
         """
+
+
+# By the key to seal with, the key to open with, the peer's index and our own.
+MakeTransport = Callable[[bytes, bytes, bytes, bytes], Transport]
