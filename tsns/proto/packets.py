@@ -238,9 +238,11 @@ _DONT_FRAGMENT: Final = 0x4000
 _CHECKSUM_AT_V4: Final = 10
 
 
-def checksum16(data: bytes) -> int:
+def checksum16(data: bytes | bytearray | memoryview) -> int:
     """The Internet checksum (RFC 1071) as it goes into a header; 0 over data that holds its own right checksum."""
-    value = int.from_bytes(data + b"\0" if len(data) & 1 else data, "big")
+    value = int.from_bytes(data, "big")
+    if len(data) & 1:
+        value <<= 8
     # 2^16 is 1 modulo 2^16 - 1, so the remainder is the folded sum; but a sum that is not zero folds to 0xFFFF, not to 0.
     return 0xFFFF - (value % 0xFFFF or (0xFFFF if value else 0))
 

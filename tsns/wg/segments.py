@@ -1,0 +1,166 @@
+"""Frames cut into the packets they stand for, every header and checksum complete (ring 0).
+
+Source: OASIS virtio 1.2, 5.1.6.2; RFC 9293 and 768 for the fields; tcp_gso_segment and __udp_gso_segment of Linux for what differs between
+segments: IPv4 id and TCP sequence count on, FIN and PSH belong to the last one, CWR to the first.
+
+A super-packet's own lengths are not looked at, they are written anew. Neither is its count of header bytes, for Linux promises no more
+than that so many of them lie in one piece: where the headers end is read from them.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, NamedTuple
+
+from tsns.proto.packets import IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, Protocol, checksum16
+from tsns.proto.virtio import ECN, HEADER, HEADER_BYTES, MAX_FRAME_BYTES, NEEDS_CHECKSUM, Kind
+from tsns.wg.messages import MIN_TRANSPORT_BYTES
+from tsns.wg.transport import MAX_SEGMENTS, MAX_TRAIN_BYTES
+
+FIN: Final = 0x01
+PSH: Final = 0x08
+ACK: Final = 0x10
+ECE: Final = 0x40
+CWR: Final = 0x80
+
+TCP_CHECKSUM_AT: Final = 16  # in its header
+UDP_CHECKSUM_AT: Final = 6
+TCP_HEADER_BYTES: Final = 20
+UDP_HEADER_BYTES: Final = 8
+MAX_PACKET_BYTES: Final = MAX_TRAIN_BYTES - MIN_TRANSPORT_BYTES  # more than this no message can carry
+
+U16: Final = struct.Struct(">H")
+U32: Final = struct.Struct(">I")
+
+# Extension headers that may stand before TCP or UDP: hop-by-hop options, routing, destination options. Each says its length.
+_EXTENSIONS: Final = frozenset({0, 43, 60})
+
+
+class Cut(NamedTuple):
+    """How a super-packet is to be cut; offsets and sizes in bytes, of the packet."""
+
+    is_tcp: bool
+    is_v4: bool
+    start: int  # where TCP or UDP begins
+    header: int  # where the payload begins
+    size: int  # of a segment's payload, but the last one's
+    segments: int  # how many
+
+
+def packets_of(frame: bytes) -> list[bytes | bytearray] | None:
+    """The packets of a frame, which may be an empty one; None where it makes no sense."""
+    if len(frame) < HEADER_BYTES:
+        return None
+    if frame[1] == Kind.NONE:
+        packet = single(frame)
+        return None if packet is None else [packet]
+    cut = cut_of(frame)
+    return None if cut is None else [segment(frame, cut, index) for index in range(cut.segments)]
+
+
+def single(frame: bytes) -> bytes | bytearray | None:
+    """The packet of a frame of kind NONE, with its checksum; None where there is no place for one."""
+    packet = frame[HEADER_BYTES:]
+    if len(packet) > MAX_PACKET_BYTES:
+        return None
+    if not frame[0] & NEEDS_CHECKSUM:
+        return packet
+    start: int
+    offset: int
+    _, _, _, _, start, offset = HEADER.unpack_from(frame)
+    if start + offset + 2 > len(packet):
+        return None
+    completed = bytearray(packet)
+    _write_checksum(completed, start, start + offset)
+    return completed
+
+
+def cut_of(frame: bytes) -> Cut | None:
+    """How to cut a frame of another kind than NONE; None where it makes no sense."""
+    flags: int
+    kind: int
+    size: int
+    start: int
+    offset: int
+    flags, kind, _, size, start, offset = HEADER.unpack_from(frame)
+    kind &= ~ECN
+    is_tcp = kind != Kind.UDP
+    length = len(frame) - HEADER_BYTES
+    header = start + (TCP_HEADER_BYTES if is_tcp else UDP_HEADER_BYTES)
+    if (
+        not flags & NEEDS_CHECKSUM
+        or not size
+        or offset != (TCP_CHECKSUM_AT if is_tcp else UDP_CHECKSUM_AT)
+        or header > length
+        or len(frame) > MAX_FRAME_BYTES
+    ):
+        return None
+    version = frame[HEADER_BYTES] >> 4
+    is_v4 = version == 4
+    if kind not in {Kind.UDP, Kind.TCP_V4 if is_v4 else Kind.TCP_V6} or version not in {4, 6}:
+        return None
+    if not (_starts_v4 if is_v4 else _starts_v6)(frame, start, Protocol.TCP if is_tcp else Protocol.UDP):
+        return None
+    if is_tcp:
+        header = start + (frame[HEADER_BYTES + start + 12] >> 4) * 4
+        if not start + TCP_HEADER_BYTES <= header <= length:
+            return None
+    payload = length - header
+    count = max(1, -(-payload // size))
+    if count > MAX_SEGMENTS or header + min(size, payload) > MAX_PACKET_BYTES:
+        return None
+    return Cut(is_tcp, is_v4, start, header, size, count)
+
+
+def segment(frame: bytes, cut: Cut, index: int) -> bytearray:
+    """One of the packets that a super-packet is cut into."""
+    is_tcp, is_v4, start, header, size, segments = cut
+    at = HEADER_BYTES + header + index * size
+    packet = bytearray(frame[HEADER_BYTES : HEADER_BYTES + header])
+    packet += frame[at : at + size]
+    length = len(packet)
+    if is_v4:
+        U16.pack_into(packet, 2, length)
+        U16.pack_into(packet, 4, ((packet[4] << 8 | packet[5]) + index) & 0xFFFF)
+        U16.pack_into(packet, 10, 0)
+        U16.pack_into(packet, 10, checksum16(packet[:start]))
+    else:
+        U16.pack_into(packet, 4, length - IPV6_HEADER_BYTES)
+    if is_tcp:
+        (sequence,) = U32.unpack_from(packet, start + 4)
+        U32.pack_into(packet, start + 4, (sequence + index * size) & 0xFFFFFFFF)
+        if index:
+            packet[start + 13] &= ~CWR
+        if index < segments - 1:
+            packet[start + 13] &= ~(FIN | PSH)
+    else:
+        U16.pack_into(packet, start + 4, length - start)
+    # The sum of the pseudo-header is there, but with the length of the whole.
+    field = start + (TCP_CHECKSUM_AT if is_tcp else UDP_CHECKSUM_AT)
+    U16.pack_into(packet, field, pseudo_sum(frame, cut, length - start))
+    _write_checksum(packet, start, field)
+    return packet
+
+
+def pseudo_sum(frame: bytes, cut: Cut, length: int) -> int:
+    """The pseudo-header's sum for a segment with `length` bytes of TCP or UDP, from that of the super-packet."""
+    (whole,) = U16.unpack_from(frame, HEADER_BYTES + cut.start + (TCP_CHECKSUM_AT if cut.is_tcp else UDP_CHECKSUM_AT))
+    return int(whole - (len(frame) - HEADER_BYTES - cut.start) + length) % 0xFFFF
+
+
+def _write_checksum(packet: bytearray, start: int, field: int) -> None:
+    checksum = checksum16(packet[start:])
+    if not checksum and field - start == UDP_CHECKSUM_AT:
+        checksum = 0xFFFF  # a zero would say that there is none (RFC 768)
+    U16.pack_into(packet, field, checksum)
+
+
+def _starts_v4(frame: bytes, start: int, protocol: int) -> bool:
+    return (frame[HEADER_BYTES] & 0x0F) * 4 == start >= IPV4_HEADER_BYTES and frame[HEADER_BYTES + 9] == protocol
+
+
+def _starts_v6(frame: bytes, start: int, protocol: int) -> bool:
+    following, at = frame[HEADER_BYTES + 6], IPV6_HEADER_BYTES
+    while at < start and following in _EXTENSIONS:
+        following, at = frame[HEADER_BYTES + at], at + 8 * (frame[HEADER_BYTES + at + 1] + 1)
+    return at == start and following == protocol
