@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -18,20 +19,19 @@ from tsns.netns.underlay import udp_socket
 from tsns.proto.addresses import Prefix, pack
 from tsns.ways import DerpPath, UdpPath
 from tsns.wg.device import Device
-from tsns.wg.engines import maker
+from tsns.wg.engines import NATIVE, PYTHON, maker
 from tsns.wg.router import Router
 from tsns.wg.socket import TunPump, boot_time
 
 ADDRESSES = (("100.64.0.1", "fd7a:115c:a1e0::1"), ("100.64.0.2", "fd7a:115c:a1e0::2"))
 PORT = 4000
+ENGINES = [PYTHON, *([NATIVE] if importlib.util.find_spec("tsns.wg._native") else [])]
 
 
 class Plane:
     """One end. `frames` counts what its pump wrote to the TUN."""
 
-    def __init__(
-        self, number: int, pin: Path, engine: str, family: int, socket_type: type[socket.socket]
-    ) -> None:
+    def __init__(self, number: int, pin: Path, engine: str, family: int, socket_type: type[socket.socket]) -> None:
         self.addresses = ADDRESSES[number]
         self._pin = pin
         self._made = namespace.make(pin)
@@ -69,7 +69,7 @@ class Plane:
         sock.setblocking(False)
         return sock
 
-    def _send_derp(self, region: int, _peer: NodePublic, messages: list[bytes]) -> None:
+    def _send_derp(self, region: int, _peer: NodePublic, messages: Sequence[bytes]) -> None:
         assert self.relay is not None
         frames = [(self.key.public, message) for message in messages]
         asyncio.get_running_loop().call_soon(self.relay.pump.receive_derp, region, frames)

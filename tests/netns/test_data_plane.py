@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.netns.data_plane import PORT, Plane, planes
-from tests.unit.wg.engines import ENGINES
+from tests.netns.data_plane import ENGINES, PORT, Plane, planes
 from tsns.netns.tun import TUNSETIFF
 from tsns.wg.offload import IFF_VNET_HDR, SOL_UDP, TUN_F_USO, TUNSETOFFLOAD, UDP_GRO, UDP_SEGMENT
 

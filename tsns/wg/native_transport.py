@@ -21,7 +21,7 @@ class NativeTransport:
     __slots__ = ("_core",)
 
     def __init__(
-        self, send_key: bytes, receive_key: bytes, remote_index: bytes, local_index: bytes, *, join_udp: bool
+        self, send_key: bytes, receive_key: bytes, remote_index: bytes, local_index: bytes, join_udp: bool
     ) -> None:
         self._core = Transport(send_key, receive_key, remote_index, local_index, join_udp)
 

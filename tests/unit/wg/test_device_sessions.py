@@ -387,8 +387,9 @@ def test_what_waits_for_all_peers_together_is_bounded_too() -> None:
         key = NodePrivate.generate(number.to_bytes(32, "big")).public
         device.set_peer(key, [])
         device.send_to(key, [packet], 0.0)
-    assert device.counters[Drop.STAGED_FULL] == 300 - MAX_TOTAL_BYTES // len(packet)
-    assert device.staged_total.bytes == MAX_TOTAL_BYTES // len(packet) * len(packet)
+    size = len(frame_of(packet))
+    assert device.counters[Drop.STAGED_FULL] == 300 - MAX_TOTAL_BYTES // size
+    assert device.staged_total.bytes == MAX_TOTAL_BYTES // size * size
 
 
 def test_ten_thousand_peers_cost_little_until_they_are_used() -> None:
