@@ -9,9 +9,10 @@ There is one run at a time: packets leave in the order in which they came.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
-from tsns.proto.packets import IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, Protocol, checksum16
+from tsns.proto import packets as ip
+from tsns.proto.packets import IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, checksum16
 from tsns.proto.virtio import ECN, HEADER, NEEDS_CHECKSUM, PLAIN, Kind
 from tsns.wg.segments import (
     ACK,
@@ -51,7 +52,7 @@ class Segment(NamedTuple):
         # The addresses stand right before TCP and UDP.
         covered = packet[12 if is_v4 else 8 :]
         total = int.from_bytes(covered, "big") << 8 * (len(packet) & 1)
-        return not (total + (Protocol.TCP if is_tcp else Protocol.UDP) + len(packet) - start) % 0xFFFF
+        return not (total + (ip.Protocol.TCP if is_tcp else ip.Protocol.UDP) + len(packet) - start) % 0xFFFF
 
 
 def segment_of(packet: bytes | memoryview, *, join_udp: bool) -> Segment | None:
@@ -65,18 +66,32 @@ def segment_of(packet: bytes | memoryview, *, join_udp: bool) -> Segment | None:
     else:
         return None
     length = len(packet)
-    if protocol == Protocol.TCP:
+    if protocol == ip.Protocol.TCP:
         if length <= start + TCP_HEADER_BYTES or packet[start + 13] & ~_JOINABLE_FLAGS != ACK:
             return None
         header = start + (packet[start + 12] >> 4) * 4
         return Segment(packet, is_v4, True, start, header) if start + TCP_HEADER_BYTES <= header < length else None
-    if protocol == Protocol.UDP and join_udp:
+    if protocol == ip.Protocol.UDP and join_udp:
         header = start + UDP_HEADER_BYTES
         if length <= header or packet[start + 4] << 8 | packet[start + 5] != length - start:
             return None
         has_checksum = packet[start + 6] or packet[start + 7]
         return Segment(packet, is_v4, False, start, header) if has_checksum else None
     return None
+
+
+class Equal(Protocol):
+    """Intact packets that are known to follow one another, with payloads of one size."""
+
+    count: int
+    size: int  # of a payload, bytes
+    closing: int  # FIN and PSH of the last one; the others have none
+
+    def packet(self, index: int) -> bytes:
+        """One of them."""
+
+    def payload(self, start: int, end: int) -> bytes:
+        """The payloads of these, one behind the other."""
 
 
 class Run:
@@ -101,10 +116,8 @@ class Run:
         size = len(packet) - header
         if size > self._size or not self.room(size) or not self._precedes(segment) or not segment.is_intact():
             return False
-        if not self._is_intact:
-            if not self._first.is_intact():
-                return False
-            self._is_intact = True
+        if not self._is_intact and not self._first.is_intact():
+            return False
         self.extend(memoryview(packet)[header:], 1, packet[start + 13] & (FIN | PSH) if is_tcp else 0)
         return True
 
@@ -114,8 +127,9 @@ class Run:
             return 0
         return min(MAX_JOINED - self._count, (MAX_JOINED_BYTES - self._bytes) // size)
 
-    def extend(self, payload: memoryview, count: int, closing: int) -> None:
-        """Add the payload of `count` packets that follow; `closing`: FIN and PSH of the last one."""
+    def extend(self, payload: bytes | memoryview, count: int, closing: int) -> None:
+        """Add the payload of `count` packets that follow, all of them and the first intact; `closing`: FIN and PSH of the last one."""
+        self._is_intact = True
         self._parts.append(payload)
         self._count += count
         self._bytes += len(payload)
@@ -139,11 +153,11 @@ class Run:
             kind = Kind.TCP_V6
         addresses = int.from_bytes(headers[12 if is_v4 else 8 : start], "big")
         if is_tcp:
-            protocol, checksum_at = Protocol.TCP, TCP_CHECKSUM_AT
+            protocol, checksum_at = ip.Protocol.TCP, TCP_CHECKSUM_AT
             headers[start + 13] |= self._closing
             ecn = ECN if headers[start + 13] & CWR else 0
         else:
-            protocol, checksum_at, kind, ecn = Protocol.UDP, UDP_CHECKSUM_AT, Kind.UDP, 0
+            protocol, checksum_at, kind, ecn = ip.Protocol.UDP, UDP_CHECKSUM_AT, Kind.UDP, 0
             U16.pack_into(headers, start + 4, length - start)
         # A sum that is not zero folds to 0xFFFF, not to 0.
         U16.pack_into(headers, start + checksum_at, (addresses + protocol + length - start) % 0xFFFF or 0xFFFF)
@@ -199,6 +213,20 @@ class Joiner:
         elif self._run is None or not self._run.take(segment):
             self._flush()
             self._run = Run(segment)
+
+    def add_equal(self, packets: Equal) -> None:
+        """Several, each of which follows the one before."""
+        self.add(packets.packet(0))
+        at = 1
+        while at < packets.count:
+            assert self._run is not None
+            end = min(packets.count, at + self._run.room(packets.size))
+            if at < end:
+                self._run.extend(packets.payload(at, end), end - at, packets.closing if end == packets.count else 0)
+            else:
+                self.add(packets.packet(at))
+                end += 1
+            at = end
 
     def finish(self) -> list[bytes | memoryview]:
         """All frames."""

@@ -12,12 +12,13 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from tsns.proto.packets import IPV4_HEADER_BYTES, IPV6_HEADER_BYTES
+from tsns.proto.virtio import HEADER_BYTES, Kind
 from tsns.ways import Train
 from tsns.wg.grouping import Grouping
 from tsns.wg.joining import Joiner
 from tsns.wg.messages import MIN_TRANSPORT_BYTES, TRANSPORT_HEAD, TRANSPORT_HEADER_BYTES
 from tsns.wg.replay import ReplayWindow
-from tsns.wg.segments import MAX_PACKET_BYTES, packets_of
+from tsns.wg.segments import MAX_PACKET_BYTES, Cut, cut_of, segment, single
 from tsns.wg.transport import Opened, Sealed
 
 PADDING_MULTIPLE: Final = 16  # bytes
@@ -35,6 +36,16 @@ def padded(size: int, mtu: int) -> int:
     return min(size + -size % PADDING_MULTIPLE, mtu)
 
 
+def packet_length(plain: bytes | memoryview) -> int:
+    """How much of a plaintext is the packet, by its own account; 0 where it is none, or longer than what is there."""
+    version, size, length = plain[0] >> 4, len(plain), 0
+    if version == 4 and size >= IPV4_HEADER_BYTES:
+        length = plain[2] << 8 | plain[3]
+    elif version == 6 and size >= IPV6_HEADER_BYTES:
+        length = IPV6_HEADER_BYTES + (plain[4] << 8 | plain[5])
+    return length if IPV4_HEADER_BYTES <= length <= size else 0
+
+
 class Tally:
     """What became of messages so far, while trains are being opened."""
 
@@ -44,6 +55,18 @@ class Tally:
         self.joiner = Joiner(join_udp=join_udp)
         self.packets = self.keepalives = self.authentic_bytes = self.replayed = self.forged = self.malformed = 0
         self.strays: list[bytes] = []
+
+    def deliver(self, plain: bytes) -> None:
+        """What an authentic message holds: nothing, or a packet with padding behind it."""
+        if not plain:
+            self.keepalives += 1
+            return
+        length = packet_length(plain)
+        if not length:
+            self.malformed += 1
+            return
+        self.packets += 1
+        self.joiner.add(plain if length == len(plain) else plain[:length])
 
     def opened(self) -> Opened:
         """All of it."""
@@ -86,17 +109,29 @@ class ScalarTransport:
         """As the seam says."""
         tally = Tally(join_udp=self._join_udp)
         for train in trains:
-            self._open(train, tally)
+            self._open_train(train, tally)
         return tally.opened()
 
     def _seal_frame(self, frame: bytes, mtu: int, grouping: Grouping) -> bool:
         """Seal its packets; False where nothing can be made of it."""
-        packets = packets_of(frame)
-        if packets is None:
+        if len(frame) < HEADER_BYTES:
             return False
-        for packet in packets:
+        if frame[1] == Kind.NONE:
+            packet = single(frame)
+            if packet is None:
+                return False
             self._seal(packet, mtu, grouping)
+            return True
+        cut = cut_of(frame)
+        if cut is None:
+            return False
+        self._seal_segments(frame, cut, mtu, grouping)
         return True
+
+    def _seal_segments(self, frame: bytes, cut: Cut, mtu: int, grouping: Grouping, first: int = 0) -> None:
+        """The segments of a super-packet, from number `first` on."""
+        for index in range(first, cut.segments):
+            self._seal(segment(frame, cut, index), mtu, grouping)
 
     def _seal(self, packet: bytes | bytearray, mtu: int, grouping: Grouping) -> None:
         size = len(packet)
@@ -106,14 +141,16 @@ class ScalarTransport:
         message = b"".join((self._head, encoded, sealed))
         grouping.add(message, len(message))
 
-    def _open(self, train: Train, tally: Tally) -> None:
+    def _open_train(self, train: Train, tally: Tally) -> None:
         data, stride = train
         if not 0 < stride < len(data):
             self._open_message(data, tally)
             return
-        view = memoryview(data)
+        self._open_messages(memoryview(data), stride, tally)
+
+    def _open_messages(self, data: memoryview, stride: int, tally: Tally) -> None:
         for at in range(0, len(data), stride):
-            self._open_message(view[at : at + stride], tally)
+            self._open_message(data[at : at + stride], tally)
 
     def _open_message(self, message: bytes | memoryview, tally: Tally) -> None:
         if len(message) < MIN_TRANSPORT_BYTES or message[:8] != self._local_head:
@@ -131,21 +168,4 @@ class ScalarTransport:
             return
         self._window.accept(counter)  # only now: a forged counter must not move the window
         tally.authentic_bytes += len(message)
-        _deliver(plain, tally)
-
-
-def _deliver(plain: bytes, tally: Tally) -> None:
-    """What an authentic message holds: nothing, or a packet with padding behind it."""
-    if not plain:
-        tally.keepalives += 1
-        return
-    version, size, length = plain[0] >> 4, len(plain), 0
-    if version == 4 and size >= IPV4_HEADER_BYTES:
-        length = plain[2] << 8 | plain[3]
-    elif version == 6 and size >= IPV6_HEADER_BYTES:
-        length = IPV6_HEADER_BYTES + (plain[4] << 8 | plain[5])
-    if not IPV4_HEADER_BYTES <= length <= size:
-        tally.malformed += 1
-        return
-    tally.packets += 1
-    tally.joiner.add(plain if length == size else plain[:length])
+        tally.deliver(plain)

@@ -45,17 +45,7 @@ class Cut(NamedTuple):
     header: int  # where the payload begins
     size: int  # of a segment's payload, but the last one's
     segments: int  # how many
-
-
-def packets_of(frame: bytes) -> list[bytes | bytearray] | None:
-    """The packets of a frame, which may be an empty one; None where it makes no sense."""
-    if len(frame) < HEADER_BYTES:
-        return None
-    if frame[1] == Kind.NONE:
-        packet = single(frame)
-        return None if packet is None else [packet]
-    cut = cut_of(frame)
-    return None if cut is None else [segment(frame, cut, index) for index in range(cut.segments)]
+    payload: int  # of all of them
 
 
 def single(frame: bytes) -> bytes | bytearray | None:
@@ -109,43 +99,45 @@ def cut_of(frame: bytes) -> Cut | None:
     count = max(1, -(-payload // size))
     if count > MAX_SEGMENTS or header + min(size, payload) > MAX_PACKET_BYTES:
         return None
-    return Cut(is_tcp, is_v4, start, header, size, count)
+    return Cut(is_tcp, is_v4, start, header, size, count, payload)
 
 
 def segment(frame: bytes, cut: Cut, index: int) -> bytearray:
     """One of the packets that a super-packet is cut into."""
-    is_tcp, is_v4, start, header, size, segments = cut
-    at = HEADER_BYTES + header + index * size
-    packet = bytearray(frame[HEADER_BYTES : HEADER_BYTES + header])
-    packet += frame[at : at + size]
-    length = len(packet)
-    if is_v4:
-        U16.pack_into(packet, 2, length)
-        U16.pack_into(packet, 4, ((packet[4] << 8 | packet[5]) + index) & 0xFFFF)
-        U16.pack_into(packet, 10, 0)
-        U16.pack_into(packet, 10, checksum16(packet[:start]))
-    else:
-        U16.pack_into(packet, 4, length - IPV6_HEADER_BYTES)
-    if is_tcp:
-        (sequence,) = U32.unpack_from(packet, start + 4)
-        U32.pack_into(packet, start + 4, (sequence + index * size) & 0xFFFFFFFF)
-        if index:
-            packet[start + 13] &= ~CWR
-        if index < segments - 1:
-            packet[start + 13] &= ~(FIN | PSH)
-    else:
-        U16.pack_into(packet, start + 4, length - start)
-    # The sum of the pseudo-header is there, but with the length of the whole.
-    field = start + (TCP_CHECKSUM_AT if is_tcp else UDP_CHECKSUM_AT)
-    U16.pack_into(packet, field, pseudo_sum(frame, cut, length - start))
-    _write_checksum(packet, start, field)
+    at = HEADER_BYTES + cut.header + index * cut.size
+    payload = frame[at : at + cut.size]
+    packet = headers(frame, cut, index, len(payload))
+    packet += payload
+    _write_checksum(packet, cut.start, cut.start + (TCP_CHECKSUM_AT if cut.is_tcp else UDP_CHECKSUM_AT))
     return packet
 
 
-def pseudo_sum(frame: bytes, cut: Cut, length: int) -> int:
-    """The pseudo-header's sum for a segment with `length` bytes of TCP or UDP, from that of the super-packet."""
-    (whole,) = U16.unpack_from(frame, HEADER_BYTES + cut.start + (TCP_CHECKSUM_AT if cut.is_tcp else UDP_CHECKSUM_AT))
-    return int(whole - (len(frame) - HEADER_BYTES - cut.start) + length) % 0xFFFF
+def headers(frame: bytes, cut: Cut, index: int, payload: int) -> bytearray:
+    """The headers of a segment with `payload` bytes; in place of the checksum of TCP or UDP stands the sum of the pseudo-header."""
+    is_tcp, is_v4, start, header, size, segments, _ = cut
+    written = bytearray(frame[HEADER_BYTES : HEADER_BYTES + header])
+    length = header + payload
+    if is_v4:
+        U16.pack_into(written, 2, length)
+        U16.pack_into(written, 4, ((written[4] << 8 | written[5]) + index) & 0xFFFF)
+        U16.pack_into(written, 10, 0)
+        U16.pack_into(written, 10, checksum16(written[:start]))
+    else:
+        U16.pack_into(written, 4, length - IPV6_HEADER_BYTES)
+    if is_tcp:
+        (sequence,) = U32.unpack_from(written, start + 4)
+        U32.pack_into(written, start + 4, (sequence + index * size) & 0xFFFFFFFF)
+        if index:
+            written[start + 13] &= ~CWR
+        if index < segments - 1:
+            written[start + 13] &= ~(FIN | PSH)
+    else:
+        U16.pack_into(written, start + 4, length - start)
+    # The sum is there, but with the length of the whole.
+    field = start + (TCP_CHECKSUM_AT if is_tcp else UDP_CHECKSUM_AT)
+    difference = length - (len(frame) - HEADER_BYTES)
+    U16.pack_into(written, field, (U16.unpack_from(written, field)[0] + difference) % 0xFFFF)
+    return written
 
 
 def _write_checksum(packet: bytearray, start: int, field: int) -> None:

@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 
 from tests.unit.wg.train_reference import PLAIN, UDP, Flow, Super, plain_of, recut
 from tsns.ways import Train
+from tsns.wg.python_transport import PythonTransport
 from tsns.wg.scalar_transport import ScalarTransport
 from tsns.wg.transport import MAX_TRAIN_BYTES, MAX_TRAIN_MESSAGES, Opened, Sealed, Transport
 
 Engine = Callable[[bytes, bytes, bytes, bytes, bool], Transport]
 
-ENGINES: dict[str, Engine] = {"scalar": ScalarTransport}
+ENGINES: dict[str, Engine] = {"python": PythonTransport, "scalar": ScalarTransport}
 if importlib.util.find_spec("tsns.wg.native_transport"):
     ENGINES["native"] = importlib.import_module("tsns.wg.native_transport").NativeTransport
 

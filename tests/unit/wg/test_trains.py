@@ -211,6 +211,15 @@ def test_what_is_no_ip_packet_goes_no_further(engine: Engine, packet: bytes) -> 
     assert opened == ([], 0, 0, len(packet) + 32, 0, 0, 1, [])
 
 
+@pytest.mark.parametrize("head", [b"\0", b"\x55", b"\x45\0\x04\x11", b"\x45\0\0\x13", b"\x65\0\0\0\xff"])
+def test_nonsense_within_a_train_costs_only_itself(engine: Engine, head: bytes) -> None:
+    us, them = pair(engine)
+    good, nonsense = Super(IPV4, bytes(12000), 1000).packets(), head.ljust(1040, b"\0")
+    packets = [nonsense, *good[:6], nonsense, nonsense, *good[6:], nonsense]
+    opened = them.open_train(us.seal_train([PLAIN + each for each in packets], 0).trains)
+    assert (received(opened), opened.packets, opened.malformed) == (good, 12, 4)
+
+
 @pytest.mark.parametrize(
     ("second", "together"),
     [
