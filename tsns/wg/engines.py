@@ -25,7 +25,7 @@ def choose(wanted: str = "") -> str:
                 raise ValueError(f"the data plane {wanted!r} is not part of this installation of tsns") from None
         else:
             return NATIVE
-    import tsns.wg.scalar_transport  # noqa: F401
+    import tsns.wg.python_transport  # noqa: F401
 
     return PYTHON
 
@@ -36,6 +36,6 @@ def maker(engine: str, *, join_udp: bool) -> MakeTransport:
         from tsns.wg.native_transport import NativeTransport
 
         return partial(NativeTransport, join_udp=join_udp)
-    from tsns.wg.scalar_transport import ScalarTransport as PythonTransport
+    from tsns.wg.python_transport import PythonTransport
 
     return partial(PythonTransport, join_udp=join_udp)
