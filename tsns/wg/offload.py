@@ -93,7 +93,7 @@ class TunDevice:
         if self._offloads.tun_header:
             os.write(self.fd, frame)
             return
-        for packet in packets_of(bytes(frame)) or ():
+        for packet in packets_of(bytes(frame)):
             os.write(self.fd, packet)
 
 

@@ -48,6 +48,15 @@ class Cut(NamedTuple):
     payload: int  # of all of them
 
 
+def packets_of(frame: bytes) -> list[bytes | bytearray]:
+    """The packets of a frame; none where it makes no sense."""
+    if frame[1] == Kind.NONE:
+        packet = single(frame)
+        return [] if packet is None else [packet]
+    cut = cut_of(frame)
+    return [] if cut is None else [segment(frame, cut, index) for index in range(cut.segments)]
+
+
 def single(frame: bytes) -> bytes | bytearray | None:
     """The packet of a frame of kind NONE, with its checksum; None where there is no place for one."""
     packet = frame[HEADER_BYTES:]
