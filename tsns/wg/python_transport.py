@@ -70,7 +70,7 @@ class PythonTransport(ScalarTransport):
                 plain = plains[at]
                 length = packet_length(plain)
                 first = segment_of(plain[:length], join_udp=self._join_udp) if length else None
-                if first is not None and first.is_intact():
+                if first is not None and first.has_intact_ip():
                     rows = shape.equal(first, at, count)
             if rows is not None:
                 tally.packets += rows.count

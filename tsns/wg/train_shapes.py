@@ -121,7 +121,7 @@ class OpenShape:
         return messages.counters[:count]
 
     def equal(self, first: Segment, start: int, end: int) -> EqualRows | None:
-        """The packets in opened messages from `start` on, before `end`, that follow one another; `first` is the first one and intact."""
+        """The packets in opened messages from `start` on, before `end`, that follow one another; `first` is the first one."""
         layout = (first.is_tcp, first.is_v4, first.start, first.header, len(first.packet) - first.header)
         candidates = self._layouts.get(layout)
         if candidates is None:
