@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -41,6 +42,7 @@ from tests.unit.wg.train_reference import (
     VIRTIO,
     Flow,
     Super,
+    recut,
     unfinished,
 )
 from tsns.ways import Train
@@ -209,6 +211,37 @@ def test_what_is_no_ip_packet_goes_no_further(engine: Engine, packet: bytes) -> 
     trains = us.seal_train([PLAIN + packet], 0).trains
     opened = them.open_train(trains)
     assert opened == ([], 0, 0, len(packet) + 32, 0, 0, 1, [])
+
+
+def test_super_packets_are_joined_over_the_borders_of_trains(engine: Engine) -> None:
+    for flow, most in ((IPV4, 52), (IPV6, 52), (Flow(protocol=UDP), 52)):
+        us, them = pair(engine)
+        whole = Super(flow, bytes(62000), 1240, sequence=2**32 - 70000, identification=0xFFD0)
+        following = replace(whole, sequence=(whole.sequence + 62000) % 2**32, identification=(0xFFD0 + 50) & 0xFFFF)
+        opened = them.open_train(us.seal_train([whole.frame(), following.frame()], 1280).trains)
+        assert received(opened) == whole.packets() + following.packets()
+        assert [len(recut(bytes(frame))) for frame in opened.frames] == [most, 100 - most]
+
+
+def test_many_flows_of_many_shapes_take_turns(engine: Engine) -> None:
+    options = [b"\1" * size for size in range(0, 41, 4)]
+    flows = [replace(flow, tcp_options=each) for each in options for flow in (IPV4, IPV6)]
+    supers = [Super(flow, bytes(10 * size), size) for flow in flows for size in (1000 - flow.header,)]
+    packets = [packet for each in supers for packet in each.packets()]
+    assert joined(engine, packets) == [10] * len(flows)
+
+
+@pytest.mark.parametrize("number", range(7))
+def test_a_forged_message_within_a_train_costs_only_itself(engine: Engine, number: int) -> None:
+    us, them = pair(engine)
+    whole = Super(IPV4, bytes(7000), 1000)
+    (train,) = us.seal_train([whole.frame()], 1280).trains
+    data = bytearray(train.data)
+    data[number * train.stride + 100] ^= 1
+    opened = them.open_train([train._replace(data=bytes(data)), train])
+    packets = whole.packets()
+    assert received(opened) == packets[:number] + packets[number + 1 :] + [packets[number]]
+    assert (opened.packets, opened.forged, opened.replayed) == (7, 1, 6)
 
 
 @pytest.mark.parametrize("head", [b"\0", b"\x55", b"\x45\0\x04\x11", b"\x45\0\0\x13", b"\x65\0\0\0\xff"])
