@@ -53,12 +53,15 @@ class Headers:
             self._sequences[:count] = self._steps[:count] + np.uint32(sequence)
         if layout.is_v4:
             identification, checksum = U16.unpack_from(first, 4)[0], U16.unpack_from(first, 10)[0]
-            ids = self._numbers[:count] + np.uint32(identification)
-            if identification + count > 0x10000:
+            numbers, ids = self._numbers[:count], self._numbers[:count] + np.uint32(identification)
+            # What the id gains, the checksum loses. It is never 0xFFFF, which is the other zero.
+            if identification + count > 0x10000 or checksum < count:
                 ids &= np.uint32(0xFFFF)
+                checksums = (np.uint32(checksum + identification + 0xFFFF) - ids) % np.uint32(0xFFFF)
+            else:
+                checksums = np.uint32(checksum) - numbers
             self._ids[:count] = ids
-            # What the id gains, the checksum loses; it is never 0xFFFF, which is the other zero.
-            self._checksums[:count] = (np.uint32(checksum + identification + 2 * 0xFFFF) - ids) % np.uint32(0xFFFF)
+            self._checksums[:count] = checksums
 
 
 class Checksums:
@@ -84,9 +87,11 @@ class Checksums:
         sums = self._sums(start, end)
         sums += np.uint64(int.from_bytes((pseudo % 0xFFFF).to_bytes(2, "big"), sys.byteorder))
         sums %= _FOLD
-        # One of the two forms of zero is not the kernel's.
-        sums[self._fields[start:end] == (0xFFFF if self._is_tcp else 0)] = 1
-        return int(np.argmax(sums != 0)) if sums.any() else end - start
+        wrong = self._fields[start:end] == (
+            0xFFFF if self._is_tcp else 0
+        )  # the form of zero that the kernel does not write
+        wrong |= sums != 0
+        return int(np.argmax(wrong)) if wrong.any() else end - start
 
     def _sums(self, start: int, end: int) -> NDArray[np.uint64]:
         if self._slack is not None:

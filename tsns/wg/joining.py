@@ -42,10 +42,15 @@ class Segment(NamedTuple):
     start: int  # where TCP or UDP begins
     header: int  # where the payload begins
 
+    def has_intact_ip(self) -> bool:
+        """Whether the checksum of its IPv4 header is the one that the kernel writes, which knows but one form of zero."""
+        packet = self.packet
+        return not self.is_v4 or not (checksum16(packet[: self.start]) or packet[10:12] == b"\xff\xff")
+
     def is_intact(self) -> bool:
-        """Whether its checksums are those that the kernel writes: it knows but one form of zero."""
+        """Whether all its checksums are those that the kernel writes."""
         packet, is_v4, is_tcp, start, _ = self
-        if is_v4 and (checksum16(packet[:start]) or packet[10:12] == b"\xff\xff"):
+        if not self.has_intact_ip():
             return False
         if is_tcp and packet[start + 16 : start + 18] == b"\xff\xff":
             return False

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from cryptography.exceptions import InvalidTag
-
 from tsns.wg.grouping import Grouping
 from tsns.wg.joining import segment_of
 from tsns.wg.messages import MIN_TRANSPORT_BYTES
@@ -13,7 +11,7 @@ from tsns.wg.scalar_transport import ScalarTransport, Tally, packet_length, padd
 from tsns.wg.segments import Cut
 from tsns.wg.train_shapes import MIN_MESSAGES, MIN_SEGMENT_BYTES, OpenShape, open_shape, seal_shape
 
-MAX_ALONE: Final = 8  # packets that are taken one by one before a run is looked for again
+MAX_ALONE: Final = 8  # messages or packets that are taken one by one before a run is looked for again
 
 
 class PythonTransport(ScalarTransport):
@@ -36,27 +34,21 @@ class PythonTransport(ScalarTransport):
         while len(data) >= MIN_MESSAGES * stride and stride >= MIN_SEGMENT_BYTES:
             shape = open_shape(stride)
             count = min(len(data) // stride, shape.messages.count)
-            opened = self._open_run(shape, data[: count * stride], tally)
-            data = data[opened * stride :]
-            if opened < count:
-                break
+            taken = self._open_run(shape, data[: count * stride], tally)
+            if not taken:
+                taken = MAX_ALONE
+                super()._open_messages(data[: taken * stride], stride, tally)
+            data = data[taken * stride :]
         super()._open_messages(data, stride, tally)
 
     def _open_run(self, shape: OpenShape, data: memoryview, tally: Tally) -> int:
         """Open full messages with consecutive counters; how many went well before something has to be looked at by itself."""
-        counters = shape.load(data, self._local_head)
-        if counters is None:
+        count, first = shape.load(data, self._local_head)
+        if count < MIN_MESSAGES or not self._window.may_accept_run(first, count):
             return 0
-        first, count = int(counters[0]), len(counters)
-        if not self._window.may_accept_run(first, count) or (counters != shape.messages.numbered(first, count)).any():
+        count = shape.messages.open(self._opener.decrypt_into, count)
+        if not count:
             return 0
-        done: list[int] = []
-        try:
-            shape.messages.open(self._opener.decrypt_into, counters, done)
-        except InvalidTag:
-            count = len(done)
-            if not count:
-                return 0
         self._window.accept_run(first, count)  # only now: a forged counter must not move the window
         tally.authentic_bytes += count * shape.messages.stride
         self._deliver_run(shape, count, tally)
@@ -70,7 +62,7 @@ class PythonTransport(ScalarTransport):
                 plain = plains[at]
                 length = packet_length(plain)
                 first = segment_of(plain[:length], join_udp=self._join_udp) if length else None
-                if first is not None and first.is_intact():
+                if first is not None and first.has_intact_ip():
                     rows = shape.equal(first, at, count)
             if rows is not None:
                 tally.packets += rows.count

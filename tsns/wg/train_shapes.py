@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
+from cryptography.exceptions import InvalidTag
+
 from tsns.proto.packets import Protocol
 from tsns.proto.virtio import HEADER_BYTES
 from tsns.wg.arrays import np
@@ -58,17 +60,21 @@ class Messages:
         """Consecutive counters, this many from `first` on."""
         return self._numbers[:count] + np.uint64(first)
 
-    def seal(self, encrypt: _Crypt, counters: NDArray[np.uint64]) -> None:
-        """Number and encrypt as many messages as there are counters."""
-        count = len(counters)
-        self.counters[:count] = self._nonce_counters[:count] = counters
+    def seal(self, encrypt: _Crypt, head: bytes, first: int, count: int) -> None:
+        """Write heads (8 bytes each) and consecutive counters, and encrypt so many messages."""
+        self.heads[:count] = np.frombuffer(head, np.uint64)
+        self.counters[:count] = self._nonce_counters[:count] = self.numbered(first, count)
         deque(map(encrypt, self._nonces[:count], self.plains, _NOTHING, self._sealed), 0)
 
-    def open(self, decrypt: _Crypt, counters: NDArray[np.uint64], done: list[int]) -> None:
-        """Decrypt as many messages as there are counters; `done` has one more item for each that is authentic. Raises InvalidTag."""
-        count = len(counters)
-        self._nonce_counters[:count] = counters
-        done.extend(map(decrypt, self._nonces[:count], self._sealed, _NOTHING, self.plains))
+    def open(self, decrypt: _Crypt, count: int) -> int:
+        """Decrypt so many messages; how many were done before one that is not authentic."""
+        self._nonce_counters[:count] = self.counters[:count]
+        done: list[int] = []
+        try:
+            done.extend(map(decrypt, self._nonces[:count], self._sealed, _NOTHING, self.plains))
+        except InvalidTag:
+            pass
+        return len(done)
 
 
 class SealShape:
@@ -99,8 +105,7 @@ class SealShape:
         self._payloads[:count] = payload.reshape(count, layout.size)
         self._padding[:count] = 0  # there is ciphertext from before
         self._checksums.write(count)
-        messages.heads[:count] = np.frombuffer(head, np.uint64)
-        messages.seal(encrypt, messages.numbered(counter, count))
+        messages.seal(encrypt, head, counter, count)
         return bytes(messages.view[: count * messages.stride])
 
 
@@ -111,17 +116,20 @@ class OpenShape:
         self.messages = Messages(min(MAX_SEGMENTS, 0xFFFF // stride), stride - MIN_TRANSPORT_BYTES)
         self._layouts: dict[tuple[bool, bool, int, int, int], _Candidates] = {}
 
-    def load(self, data: memoryview, head: bytes) -> NDArray[np.uint64] | None:
-        """Take messages in, and the counters they say; None where not all of them begin like this."""
+    def load(self, data: memoryview, head: bytes) -> tuple[int, int]:
+        """Take messages in. How many of them, from the first one on, begin with this head (8 bytes) and have consecutive counters, and the
+        first counter.
+        """
         messages = self.messages
         messages.view[: len(data)] = data
         count = len(data) // messages.stride
-        if (messages.heads[:count] != np.frombuffer(head, np.uint64)).any():
-            return None
-        return messages.counters[:count]
+        first = int(messages.counters[0])
+        expected = messages.counters[:count] == messages.numbered(first, count)
+        expected &= messages.heads[:count] == np.frombuffer(head, np.uint64)
+        return count if expected.all() else int(np.argmin(expected)), first
 
     def equal(self, first: Segment, start: int, end: int) -> EqualRows | None:
-        """The packets in opened messages from `start` on, before `end`, that follow one another; `first` is the first one and intact."""
+        """The packets in opened messages from `start` on, before `end`, that follow one another; `first` is the first one."""
         layout = (first.is_tcp, first.is_v4, first.start, first.header, len(first.packet) - first.header)
         candidates = self._layouts.get(layout)
         if candidates is None:

@@ -1,13 +1,13 @@
-"""What every engine of the seam does with super-packets, packets and messages: examples."""
+"""What every engine of the seam makes of frames: examples."""
 
 from __future__ import annotations
 
 import itertools
+import random
 
 import pytest
 
 from tests.unit.wg.engines import (
-    A_INDEX,
     DATAGRAMS,
     FRAME,
     IPV4,
@@ -15,12 +15,9 @@ from tests.unit.wg.engines import (
     KEEPALIVE,
     TIMESTAMPS,
     Engine,
-    account,
     assert_grouped,
     assert_padded,
     changed,
-    joined,
-    messages_of,
     pair,
     plains,
     received,
@@ -28,32 +25,25 @@ from tests.unit.wg.engines import (
 from tests.unit.wg.train_reference import (
     ACK,
     CWR,
-    ECE,
     FIN,
     PLAIN,
     PSH,
-    RST,
     SYN,
     TCP,
     TCP_V4,
     UDP,
-    URG,
     VIRTIO,
     Flow,
     Super,
     unfinished,
 )
-from tsns.ways import Train
-from tsns.wg.replay import REJECT_AFTER_MESSAGES
+from tsns.wg.transport import MAX_TRAIN_BYTES
 
 
 def virtio(frame: bytes, **fields: int) -> bytes:
     names = ("flags", "kind", "header", "size", "start", "offset")
     values = dict(zip(names, VIRTIO.unpack_from(frame), strict=True)) | fields
     return VIRTIO.pack(*values.values()) + frame[10:]
-
-
-# --- sealing -------------------------------------------------------------------------------------------------------
 
 
 def test_a_super_packet_of_three_segments_is_a_train_of_three_messages(engine: Engine) -> None:
@@ -166,143 +156,22 @@ def test_the_number_of_header_bytes_is_a_hint(engine: Engine) -> None:
         assert all(each == sealed[0] and each.packets == 3 for each in sealed)
 
 
-# --- opening -------------------------------------------------------------------------------------------------------
+def test_no_message_is_longer_than_a_datagram_can_be_whatever_the_mtu(engine: Engine) -> None:
+    us, _ = pair(engine)
+    sealed = us.seal_train([PLAIN + IPV4.packet(bytes(65435))], 65535)
+    assert [len(train.data) for train in sealed.trains] == [MAX_TRAIN_BYTES]
 
 
-def test_strangers_messages_come_back(engine: Engine) -> None:
-    us, them = pair(engine)
-    (train,) = us.seal_train([KEEPALIVE] * 4, 1280).trains
-    stranger = b"\4\0\0\0" + A_INDEX + bytes(24)
-    mixed = Train(train.data[:64] + stranger + train.data[64:96] + train.data[96:127], 32)
-    opened = them.open_train([mixed, Train(b"", 0), Train(bytes(40), 0), Train(b"\1" + bytes(40), 7)])
-    garbage = Train(b"\1" + bytes(40), 7).messages()
-    assert opened == ([], 0, 3, 96, 0, 0, 0, [stranger, train.data[96:127], b"", bytes(40), *garbage])
-
-
-def test_a_message_is_taken_once(engine: Engine) -> None:
-    us, them = pair(engine)
-    trains = us.seal_train([FRAME, KEEPALIVE], 1280).trains
-    assert account(them.open_train(trains)) == 4
-    assert them.open_train(trains + trains) == ([], 0, 0, 0, 8, 0, 0, [])
-
-
-def test_a_counter_has_an_end(engine: Engine) -> None:
-    us, them = pair(engine)
-    us.counter = REJECT_AFTER_MESSAGES - 1
-    last, beyond = messages_of(us.seal_train([KEEPALIVE] * 2, 1280).trains)
-    assert them.open_train([Train.of(beyond), Train.of(last), Train.of(last)])[2:6] == (1, 32, 2, 0)
-
-
-def test_a_forged_counter_does_not_move_the_window(engine: Engine) -> None:
-    us, them = pair(engine)
-    (message,) = messages_of(us.seal_train([KEEPALIVE], 1280).trains)
-    forged = message[:8] + (10**9).to_bytes(8, "little") + message[16:]
-    opened = them.open_train([Train.of(forged), Train.of(forged), Train.of(message)])
-    assert (opened.forged, opened.replayed, opened.keepalives) == (2, 0, 1)
-
-
-@pytest.mark.parametrize(
-    "packet", [bytes(16), b"\x45" * 19, b"\x45\0\0\x13" + bytes(30), b"\x45\0\0\x30" + bytes(43), b"\x60" + bytes(38)]
-)
-def test_what_is_no_ip_packet_goes_no_further(engine: Engine, packet: bytes) -> None:
-    us, them = pair(engine)
-    trains = us.seal_train([PLAIN + packet], 0).trains
-    opened = them.open_train(trains)
-    assert opened == ([], 0, 0, len(packet) + 32, 0, 0, 1, [])
-
-
-@pytest.mark.parametrize("head", [b"\0", b"\x55", b"\x45\0\x04\x11", b"\x45\0\0\x13", b"\x65\0\0\0\xff"])
-def test_nonsense_within_a_train_costs_only_itself(engine: Engine, head: bytes) -> None:
-    us, them = pair(engine)
-    good, nonsense = Super(IPV4, bytes(12000), 1000).packets(), head.ljust(1040, b"\0")
-    packets = [nonsense, *good[:6], nonsense, nonsense, *good[6:], nonsense]
-    opened = them.open_train(us.seal_train([PLAIN + each for each in packets], 0).trains)
-    assert (received(opened), opened.packets, opened.malformed) == (good, 12, 4)
-
-
-@pytest.mark.parametrize(
-    ("second", "together"),
-    [
-        ({}, True),
-        ({"flags": ACK | PSH}, True),
-        ({"flags": ACK | FIN}, True),
-        ({"flags": ACK | CWR}, False),
-        ({"flags": ACK | ECE}, False),
-        ({"flags": ACK | URG}, False),
-        ({"flags": ACK | RST}, False),
-        ({"flags": ACK | SYN}, False),
-        ({"flags": 0}, False),
-        ({"sequence": 999}, False),
-        ({"identification": 7}, False),
-        ({"identification": 9}, False),
-    ],
-)
-def test_tcp_packets_that_follow_are_joined(engine: Engine, second: dict[str, int], together: bool) -> None:
-    packets = [
-        IPV4.packet(bytes(1000), sequence=0, identification=7),
-        IPV4.packet(bytes(1000), **{"sequence": 1000, "identification": 8} | second),
-    ]
-    assert joined(engine, packets) == ([2] if together else [1, 1])
-
-
-def test_a_push_a_shorter_segment_and_a_longer_one_end_a_run(engine: Engine) -> None:
-    def run(*steps: tuple[int, int]) -> list[bytes]:
-        packets, sequence = [], 0
-        for number, (size, flags) in enumerate(steps):
-            packets.append(IPV6.packet(bytes(size), sequence=sequence, flags=flags, identification=number))
-            sequence += size
-        return packets
-
-    assert joined(engine, run((99, ACK), (99, ACK | PSH), (99, ACK), (99, ACK))) == [2, 2]
-    assert joined(engine, run((99, ACK | PSH), (99, ACK), (99, ACK))) == [1, 2]
-    assert joined(engine, run((99, ACK), (98, ACK), (98, ACK))) == [2, 1]
-    assert joined(engine, run((99, ACK), (100, ACK), (100, ACK))) == [1, 2]
-    assert joined(engine, run((99, ACK | CWR | ECE), (99, ACK | ECE), (99, ACK | ECE | FIN))) == [3]
-    assert joined(engine, run((99, ACK), (0, ACK), (99, ACK))) == [1, 1, 1]
-    assert joined(engine, run(*[(9, ACK)] * 70)) == [64, 6]
-
-
-def test_headers_that_differ_are_not_joined(engine: Engine) -> None:
-    flows = [
-        IPV4,
-        *(Flow(traffic_class=2), Flow(ttl=63), Flow(fragmentation=0), Flow(source=IPV4.destination)),
-        *(Flow(ports=(40000, 444)), Flow(ports=(40001, 443)), Flow(acknowledged=78), Flow(window=503), Flow(urgent=1)),
-        *(Flow(reserved=1), Flow(tcp_options=TIMESTAMPS), Flow(tcp_options=b"\1" * 12), Flow(protocol=UDP), IPV6),
-    ]
-    for one, other in itertools.permutations(flows, 2):
-        packets = [
-            flow.packet(bytes(100), sequence=100 * number, identification=number)
-            for number, flow in enumerate((one, other))
-        ]
-        assert joined(engine, packets) == [1, 1]
-
-
-@pytest.mark.parametrize(
-    "flow",
-    [Flow(ip_options=b"\1" * 4), Flow(fragmentation=0x2000), Flow(fragmentation=1), Flow(fragmentation=0x8000)],
-)
-def test_packets_with_options_and_fragments_are_not_joined(engine: Engine, flow: Flow) -> None:
-    assert joined(engine, [flow.packet(bytes(100), sequence=100 * n, identification=n) for n in range(9)]) == [1] * 9
-
-
-def test_datagrams_are_joined_where_the_tun_takes_them(engine: Engine) -> None:
-    for flow in (Flow(protocol=UDP), Flow(version=6, protocol=UDP, source=bytes(16), destination=bytes(16))):
-        packets = [flow.packet(bytes(size), identification=n) for n, size in enumerate((90, 90, 90, 20, 20, 0, 90))]
-        assert joined(engine, packets) == [4, 1, 1, 1]
-        assert joined(engine, packets, join_udp=False) == [1] * 7
-        without = [changed(packet, flow.network_header + 6, b"\0\0") for packet in packets]
-        assert joined(engine, without) == [1] * 7
-
-
-def test_a_wrong_checksum_stays_wrong(engine: Engine) -> None:
-    for flow, at in itertools.product((IPV4, IPV6), (11, 45, 60)):
-        if flow is IPV6 and at == 11:
-            continue  # there is none in its header
-        packets = [flow.packet(bytes(range(100)), sequence=100 * n, identification=n) for n in range(12)]
-        packets[5] = changed(packets[5], at, bytes((packets[5][at] ^ 1,)))
-        assert joined(engine, packets) == [5, 1, 6]
-    zero = IPV4.packet(IPV4.packet(b"\0\0")[36:38])
-    follower = IPV4.packet(b"\0\0", sequence=2, identification=1)
-    assert zero[36:38] == b"\0\0"
-    assert joined(engine, [zero, follower]) == [2]
-    assert joined(engine, [changed(zero, 36, b"\xff\xff"), follower]) == [1, 1]
+def test_one_shape_again_and_again(engine: Engine) -> None:
+    """What is left in a buffer goes nowhere."""
+    choice = random.Random(1)
+    flows = (IPV4, IPV6, Flow(tcp_options=TIMESTAMPS), Flow(protocol=UDP))
+    for flow, size, mtu in itertools.product(flows, (999, 1000, 1001, 1002), (1280, 0)):
+        us, them = pair(engine)
+        for number, flags in enumerate((ACK, ACK | CWR | PSH, ACK | FIN, ACK)):
+            whole = Super(flow, choice.randbytes(8 * size - number % 2), size, flags=flags)
+            first = us.counter
+            sealed = us.seal_train([whole.frame()], mtu)
+            for plain, packet in zip(plains(sealed, first), whole.packets(), strict=True):
+                assert_padded(plain, packet, mtu)
+            assert received(them.open_train(sealed.trains)) == whole.packets()

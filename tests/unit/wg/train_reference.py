@@ -213,6 +213,17 @@ def recut(frame: bytes) -> list[bytes]:
     return packets
 
 
+def inner(plain: bytes) -> bytes | None:
+    """The packet in a plaintext, without padding; None where there is none."""
+    length = 0
+    if len(plain) >= 20 and plain[0] >> 4 == 4:
+        length = int.from_bytes(plain[2:4], "big")
+        length = 0 if length < 20 else length
+    elif len(plain) >= 40 and plain[0] >> 4 == 6:
+        length = 40 + int.from_bytes(plain[4:6], "big")
+    return plain[:length] if 0 < length <= len(plain) else None
+
+
 def plain_of(key: bytes, message: bytes, index: bytes, counter: int) -> bytes:
     """What one message holds, by `cryptography` alone; its head has to be right."""
     assert message[:16] == b"\4\0\0\0" + index + counter.to_bytes(8, "little")
