@@ -1,8 +1,9 @@
 //! Joins packets of one flow that follow one another to super-packets, such that the kernel cuts them into the very
-//! packets that came.
+//! packets that came; but for the identification of IPv4 packets that may not be fragmented, which means nothing
+//! (RFC 6864), and is 0 in all packets of some senders.
 //!
 //! Source: `tcp_gro_receive`, `udp_gro_receive_segment` and `inet_gro_flush` of Linux; what the kernel makes of it is
-//! in `segment`. Since `inet_gso_segment` numbers IPv4 packets one by one, only such numbers are joined, DF or not;
+//! in `segment`. Since `inet_gso_segment` numbers IPv4 packets one by one, without DF only such numbers are joined;
 //! and since it gives the first segment alone CWR, only the first may have it.
 
 use crate::checksum::{self, fold, RIGHT};
@@ -97,8 +98,8 @@ impl Run {
         let same_ip = if facts.is_ipv6 {
             same(0, 4) && same(6, IPV6_BYTES)
         } else {
-            let next_id = get16(ours, 4).wrapping_add(count);
-            same(0, 2) && get16(theirs, 4) == next_id && same(6, 10) && same(12, IPV4_BYTES)
+            let is_next = get16(theirs, 4) == get16(ours, 4).wrapping_add(count) || get16(ours, 6) & DF != 0;
+            same(0, 2) && is_next && same(6, 10) && same(12, IPV4_BYTES)
         };
         let at = facts.transport;
         if !same_ip || !same(at, at + 4) {
@@ -320,10 +321,28 @@ mod tests {
         let place = [0xffff, 0, 1];
         for (number, id) in place.into_iter().enumerate() {
             put16(&mut short, 4, id);
+            put16(&mut short, 6, 0);
             checksum::put_ipv4(&mut short[..20]);
             let mut packets = long.clone();
+            for packet in &mut packets {
+                put16(packet, 6, 0);
+                checksum::put_ipv4(&mut packet[..20]);
+            }
             packets[number] = short.clone();
             assert_eq!(cut(&joined(&packets, true)), packets);
+        }
+    }
+
+    #[test]
+    fn the_number_of_a_packet_counts_where_it_may_be_fragmented() {
+        for (flags, frames) in [(0, 3), (DF, 1)] {
+            let mut packets = packets(&frame(false, true, 300, 100));
+            for packet in &mut packets {
+                put16(packet, 4, 7);
+                put16(packet, 6, flags);
+                checksum::put_ipv4(&mut packet[..20]);
+            }
+            assert_eq!(joined(&packets, true).len(), frames);
         }
     }
 

@@ -30,6 +30,12 @@ fn exactly<const N: usize>(bytes: &[u8], name: &str) -> PyResult<[u8; N]> {
     bytes.try_into().map_err(|_| PyValueError::new_err(format!("{name}: {N} bytes are wanted, not {}", bytes.len())))
 }
 
+/// The messages of a train; one without a stride is one message.
+fn messages(data: &[u8], stride: usize) -> impl Iterator<Item = &[u8]> {
+    let alone = data.is_empty().then_some(data);
+    data.chunks(if stride == 0 { data.len().max(1) } else { stride }).chain(alone)
+}
+
 fn refused(_: ring::error::Unspecified) -> PyErr {
     PyRuntimeError::new_err("the AEAD refused")
 }
@@ -92,14 +98,11 @@ impl Transport {
     /// Trains to frames, which lie one behind the other: (buffer, sizes, packets, keepalives, bytes of authentic
     /// messages, replayed, forged, malformed, strays).
     fn open_train<'py>(&mut self, py: Python<'py>, trains: Vec<(PyBackedBytes, usize)>) -> PyResult<Opened<'py>> {
-        if trains.iter().any(|(_, stride)| *stride == 0) {
-            return Err(PyValueError::new_err("a train has a stride"));
-        }
         let bytes = trains.iter().map(|(data, _)| data.len()).sum();
         let opener = &mut self.opener;
         let mut opened = crate::open::Opened::default();
         let buffer = PyBytes::new_with(py, room(bytes), |out| {
-            py.detach(|| opened = opener.open(trains.iter().flat_map(|(data, stride)| data.chunks(*stride)), out));
+            py.detach(|| opened = opener.open(trains.iter().flat_map(|(data, stride)| messages(data, *stride)), out));
             Ok(())
         })?;
         let strays = opened.strays.iter().map(|stray| PyBytes::new(py, stray)).collect();
