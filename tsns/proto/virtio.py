@@ -20,6 +20,7 @@ HEADER_BYTES: Final = HEADER.size
 MAX_FRAME_BYTES: Final = HEADER_BYTES + 0xFFFF
 PLAIN: Final = bytes(HEADER_BYTES)  # before one packet whose checksums are right
 NEEDS_CHECKSUM: Final = 1
+_UDP_HEADER_BYTES: Final = 8
 ECN: Final = 0x80  # a flag in `kind`: the first segment alone says CWR
 
 
@@ -46,11 +47,13 @@ def packet_of(frame: Frame) -> bytes:
 
 
 def packets_in(frame: Frame) -> int:
-    """How many packets a frame becomes."""
+    """How many packets a frame becomes, if it makes sense. Its count of header bytes is no more than a hint and not looked at."""
     kind: int
-    header_bytes: int
     segment_bytes: int
-    _, kind, header_bytes, segment_bytes, _, _ = HEADER.unpack_from(frame)
+    start: int
+    _, kind, _, segment_bytes, start, _ = HEADER.unpack_from(frame)
     if not kind or not segment_bytes:
         return 1
-    return max(1, -(-(len(frame) - HEADER_BYTES - header_bytes) // segment_bytes))
+    start += HEADER_BYTES
+    start += _UDP_HEADER_BYTES if kind == Kind.UDP else (frame[start + 12] >> 4) * 4 if start + 12 < len(frame) else 0
+    return max(1, -(-(len(frame) - start) // segment_bytes))

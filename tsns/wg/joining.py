@@ -177,9 +177,9 @@ class Run:
             return False
         if is_v4:
             identification = (first[4] << 8 | first[5]) + self._count
-            # type of service; DF, TTL and protocol; addresses and ports
+            # identification; type of service; DF, TTL and protocol; addresses and ports
             if (
-                (packet[4] << 8 | packet[5]) != identification & 0xFFFF
+                (not first[6] & _DONT_FRAGMENT and (packet[4] << 8 | packet[5]) != identification & 0xFFFF)
                 or packet[1] != first[1]
                 or packet[6:10] != first[6:10]
                 or packet[12:24] != first[12:24]

@@ -24,8 +24,8 @@ class PythonTransport(ScalarTransport):
         if full >= MIN_MESSAGES and cut.size >= MIN_SEGMENT_BYTES:
             plain = padded(cut.header + cut.size, mtu)
             shape = seal_shape(cut[:5], plain)
-            messages = shape.seal(frame, cut, full, self._head, self.counter, self._sealer.encrypt_into)
-            self.counter += full
+            counter = self.take_counters(full)
+            messages = shape.seal(frame, cut, full, self._head, counter, self._sealer.encrypt_into)
             grouping.add(messages, plain + MIN_TRANSPORT_BYTES)
             first = full
         super()._seal_segments(frame, cut, mtu, grouping, first)

@@ -17,7 +17,7 @@ from tsns.ways import Train
 from tsns.wg.grouping import Grouping
 from tsns.wg.joining import Joiner
 from tsns.wg.messages import MIN_TRANSPORT_BYTES, TRANSPORT_HEAD, TRANSPORT_HEADER_BYTES
-from tsns.wg.replay import ReplayWindow
+from tsns.wg.replay import REJECT_AFTER_MESSAGES, ReplayWindow
 from tsns.wg.segments import MAX_PACKET_BYTES, Cut, cut_of, segment, single
 from tsns.wg.transport import Opened, Sealed
 
@@ -112,6 +112,14 @@ class ScalarTransport:
             self._open_train(train, tally)
         return tally.opened()
 
+    def take_counters(self, count: int) -> int:
+        """The first of so many; OverflowError where there are not so many left."""
+        first = self.counter
+        if first + count > REJECT_AFTER_MESSAGES:
+            raise OverflowError("the session's counter is at its limit")
+        self.counter = first + count
+        return first
+
     def _seal_frame(self, frame: bytes, mtu: int, grouping: Grouping) -> bool:
         """Seal its packets; False where nothing can be made of it."""
         if len(frame) < HEADER_BYTES:
@@ -135,8 +143,7 @@ class ScalarTransport:
 
     def _seal(self, packet: bytes | bytearray, mtu: int, grouping: Grouping) -> None:
         size = len(packet)
-        encoded = self.counter.to_bytes(8, "little")
-        self.counter += 1
+        encoded = self.take_counters(1).to_bytes(8, "little")
         sealed = self._sealer.encrypt(NONCE_HEAD + encoded, packet + _PADDING[padded(size, mtu) - size], None)
         message = b"".join((self._head, encoded, sealed))
         grouping.add(message, len(message))

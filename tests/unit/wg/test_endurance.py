@@ -166,10 +166,12 @@ def test_no_message_is_sealed_with_the_last_counters(responder: bool) -> None:
 def test_a_message_with_a_counter_beyond_the_limit_is_refused_however_authentic() -> None:
     line = Shuttle()
     line.connect()
-    session = session_of(line.a)
-    session.send_counter = REJECT_AFTER_MESSAGES
-    [message] = session.seal([frame_of(A_TO_B)], 1280, Counters())
-    assert line.inject(line.b, message.data) == []
+    a, b = session_of(line.a), session_of(line.b)
+    a.send_counter = REJECT_AFTER_MESSAGES
+    with pytest.raises(OverflowError):
+        a.seal([frame_of(A_TO_B)], 1280, Counters())
+    message = b"\4\0\0\0" + b.local_index + REJECT_AFTER_MESSAGES.to_bytes(8, "little") + bytes(48)
+    assert line.inject(line.b, message) == []
     assert line.b.device.counters[Drop.REPLAYED] == 1
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from tests.unit.wg.engines import (
     A_INDEX,
+    AB,
+    B_INDEX,
     FRAME,
     IPV4,
     IPV6,
@@ -40,6 +42,7 @@ from tests.unit.wg.train_reference import (
     Super,
     ones_sum,
     recut,
+    sealed_by_hand,
 )
 from tsns.ways import Train
 from tsns.wg.replay import REJECT_AFTER_MESSAGES
@@ -65,7 +68,11 @@ def test_a_message_is_taken_once(engine: Engine) -> None:
 def test_a_counter_has_an_end(engine: Engine) -> None:
     us, them = pair(engine)
     us.counter = REJECT_AFTER_MESSAGES - 1
-    last, beyond = messages_of(us.seal_train([KEEPALIVE] * 2, 1280).trains)
+    (last,) = messages_of(us.seal_train([KEEPALIVE], 1280).trains)
+    for frame in (KEEPALIVE, FRAME):
+        with pytest.raises(OverflowError):
+            us.seal_train([frame], 1280)
+    beyond = sealed_by_hand(AB, B_INDEX, REJECT_AFTER_MESSAGES)
     assert them.open_train([Train.of(beyond), Train.of(last), Train.of(last)])[2:6] == (1, 32, 2, 0)
 
 
@@ -140,14 +147,26 @@ def test_nonsense_within_a_train_costs_only_itself(engine: Engine, head: bytes) 
         ({"flags": ACK | SYN}, False),
         ({"flags": 0}, False),
         ({"sequence": 999}, False),
-        ({"identification": 7}, False),
-        ({"identification": 9}, False),
+        ({"identification": 7}, True),
+        ({"identification": 9}, True),
     ],
 )
 def test_tcp_packets_that_follow_are_joined(engine: Engine, second: dict[str, int], together: bool) -> None:
     packets = [
         IPV4.packet(bytes(1000), sequence=0, identification=7),
         IPV4.packet(bytes(1000), **{"sequence": 1000, "identification": 8} | second),
+    ]
+    assert joined(engine, packets) == ([2] if together else [1, 1])
+
+
+@pytest.mark.parametrize(("identification", "together"), [(7, False), (8, True), (9, False)])
+def test_the_number_of_a_packet_counts_where_it_may_be_fragmented(
+    engine: Engine, identification: int, together: bool
+) -> None:
+    flow = replace(IPV4, fragmentation=0)
+    packets = [
+        flow.packet(bytes(1000), sequence=0, identification=7),
+        flow.packet(bytes(1000), sequence=1000, identification=identification),
     ]
     assert joined(engine, packets) == ([2] if together else [1, 1])
 

@@ -224,6 +224,19 @@ def inner(plain: bytes) -> bytes | None:
     return plain[:length] if 0 < length <= len(plain) else None
 
 
+def meaning(packet: bytes) -> bytes:
+    """A packet without what means nothing: the identification of IPv4 where DF is set (RFC 6864), if the checksum over it is right."""
+    if packet[0] >> 4 != 4 or not packet[6] & 0x40 or checksum(packet[: (packet[0] & 15) * 4]):
+        return packet
+    return packet[:4] + b"\0\0" + packet[6:10] + b"\0\0" + packet[12:]
+
+
+def sealed_by_hand(key: bytes, index: bytes, counter: int, plain: bytes = b"") -> bytes:
+    """One message, by `cryptography` alone."""
+    encoded = counter.to_bytes(8, "little")
+    return b"\4\0\0\0" + index + encoded + ChaCha20Poly1305(key).encrypt(bytes(4) + encoded, plain, None)
+
+
 def plain_of(key: bytes, message: bytes, index: bytes, counter: int) -> bytes:
     """What one message holds, by `cryptography` alone; its head has to be right."""
     assert message[:16] == b"\4\0\0\0" + index + counter.to_bytes(8, "little")

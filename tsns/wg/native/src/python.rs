@@ -12,7 +12,7 @@ use pyo3::types::PyBytes;
 
 use crate::message::{INDEX_BYTES, KEY_BYTES};
 use crate::open::{room, Opener};
-use crate::seal::{Plan, Sealer};
+use crate::seal::{Plan, Sealer, MAX_PACKET_BYTES};
 
 /// Seals and opens for one session.
 #[pyclass(module = "tsns.wg._native")]
@@ -78,6 +78,7 @@ impl Transport {
         frames: Vec<PyBackedBytes>,
         mtu: usize,
     ) -> PyResult<(Trains<'py>, usize, usize)> {
+        let mtu = mtu.min(MAX_PACKET_BYTES);
         let plan = Plan::of(frames.iter().map(AsRef::as_ref), mtu);
         let sealer = &mut self.sealer;
         if !sealer.may_seal(plan.packets) {

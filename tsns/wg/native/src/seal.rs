@@ -13,6 +13,8 @@ use crate::segment::Cut;
 const MAX_TRAIN_MESSAGES: usize = 64;
 /// Of UDP in IPv4.
 const MAX_TRAIN_BYTES: usize = 65_507;
+/// More than this no message can carry.
+pub const MAX_PACKET_BYTES: usize = MAX_TRAIN_BYTES - message::LEAST_BYTES;
 
 /// Messages of one size, and maybe a shorter one behind them.
 #[derive(Debug, PartialEq, Eq)]
