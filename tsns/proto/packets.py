@@ -16,6 +16,7 @@ from typing import Final
 IPV4_HEADER_BYTES: Final = 20
 IPV6_HEADER_BYTES: Final = 40
 FRAGMENT_HEADER_BYTES: Final = 8
+TCP_HEADER_BYTES: Final = 20  # without options
 MAX_PACKET_BYTES: Final = 0xFFFF
 HEAD_BYTES: Final = 128  # of a packet hold all headers that are looked at, and each of the short messages here whole
 HOP_LIMIT: Final = 64

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple, Protocol
 
 from tsns.proto import packets as ip
-from tsns.proto.packets import IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, checksum16
+from tsns.proto.packets import IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, TCP_HEADER_BYTES, checksum16
 from tsns.proto.virtio import ECN, HEADER, NEEDS_CHECKSUM, PLAIN, Kind
 from tsns.wg.segments import (
     ACK,
@@ -21,7 +21,6 @@ from tsns.wg.segments import (
     FIN,
     PSH,
     TCP_CHECKSUM_AT,
-    TCP_HEADER_BYTES,
     U16,
     U32,
     UDP_CHECKSUM_AT,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple
 
-from tsns.proto.packets import IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, Protocol, checksum16
+from tsns.proto.packets import IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, TCP_HEADER_BYTES, Protocol, checksum16
 from tsns.proto.virtio import ECN, HEADER, HEADER_BYTES, MAX_FRAME_BYTES, NEEDS_CHECKSUM, Kind
 from tsns.wg.messages import MIN_TRANSPORT_BYTES
 from tsns.wg.transport import MAX_SEGMENTS, MAX_TRAIN_BYTES
@@ -25,7 +25,6 @@ CWR: Final = 0x80
 
 TCP_CHECKSUM_AT: Final = 16  # in its header
 UDP_CHECKSUM_AT: Final = 6
-TCP_HEADER_BYTES: Final = 20
 UDP_HEADER_BYTES: Final = 8
 MAX_PACKET_BYTES: Final = MAX_TRAIN_BYTES - MIN_TRANSPORT_BYTES  # more than this no message can carry
 

@@ -88,6 +88,7 @@ class Tunnel:
         "_last_initiation_at",
         "_last_response_at",
         "_next",
+        "_patience_jitter_s",
         "_peer",
         "_pending",
         "_previous",
@@ -108,6 +109,7 @@ class Tunnel:
         self._staged = StagedQueue(shared.staged_total, shared.counters)
         self._current: Session | None = None
         self._next: Session | None = None
+        self._patience_jitter_s = self._jitter()
         self._previous: list[Session] = []  # the older one first
         self._pending: list[Pending] = []  # our unanswered initiations, the newest last
         self._quick_retries = 0
@@ -134,7 +136,7 @@ class Tunnel:
         session = self._current
         if session is not None and session.can_seal(frames, now):
             self._seal(session, frames, now, effects)
-            self._timers.data_sent(now, self._jitter())
+            self._timers.data_sent(now, self._patience_jitter_s)
         else:
             self._staged.put(frames, now)
             self._begin_handshake(now, effects)
@@ -355,7 +357,8 @@ class Tunnel:
 
     def deadline(self) -> float:
         """When `tick` is due; infinity when never."""
-        return min(self._timers.deadline(), self._staged.deadline())
+        timers = self._timers
+        return min(timers.retransmit, timers.keepalive, timers.new_handshake, timers.zero_keys, self._staged.deadline())
 
     def erase(self) -> None:
         """Let go of all keys and of what waits for them."""
