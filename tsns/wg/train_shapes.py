@@ -117,9 +117,7 @@ class OpenShape:
         self._layouts: dict[tuple[bool, bool, int, int, int], _Candidates] = {}
 
     def load(self, data: memoryview, head: bytes) -> tuple[int, int]:
-        """Take messages in. How many of them, from the first one on, begin with this head (8 bytes) and have consecutive counters, and the
-        first counter.
-        """
+        """Take messages in; how many, from the first one on, have this head (8 bytes) and consecutive counters, and the first of these."""
         messages = self.messages
         messages.view[: len(data)] = data
         count = len(data) // messages.stride
