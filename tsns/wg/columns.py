@@ -53,7 +53,8 @@ class Headers:
             self._sequences[:count] = self._steps[:count] + np.uint32(sequence)
         if layout.is_v4:
             identification, checksum = U16.unpack_from(first, 4)[0], U16.unpack_from(first, 10)[0]
-            numbers, ids = self._numbers[:count], self._numbers[:count] + np.uint32(identification)
+            numbers = self._numbers[:count]
+            ids = numbers + np.uint32(identification)
             # What the id gains, the checksum loses. It is never 0xFFFF, which is the other zero.
             if identification + count > 0x10000 or checksum < count:
                 ids &= np.uint32(0xFFFF)
@@ -87,10 +88,8 @@ class Checksums:
         sums = self._sums(start, end)
         sums += np.uint64(int.from_bytes((pseudo % 0xFFFF).to_bytes(2, "big"), sys.byteorder))
         sums %= _FOLD
-        wrong = self._fields[start:end] == (
-            0xFFFF if self._is_tcp else 0
-        )  # the form of zero that the kernel does not write
-        wrong |= sums != 0
+        wrong = sums != 0
+        wrong |= self._fields[start:end] == (0xFFFF if self._is_tcp else 0)  # the zero that the kernel does not write
         return int(np.argmax(wrong)) if wrong.any() else end - start
 
     def _sums(self, start: int, end: int) -> NDArray[np.uint64]:

@@ -33,7 +33,8 @@ class ReplayWindow:
 
     def may_accept_run(self, first: int, count: int) -> bool:
         """Whether these consecutive counters are all greater than any that was seen, and not too great; remembers nothing."""
-        return first > self._last and first + count <= REJECT_AFTER_MESSAGES
+        # Only before the first one of all is the last one, 0, not seen.
+        return first >= self._last and self.may_accept(first) and first + count <= REJECT_AFTER_MESSAGES
 
     def accept_run(self, first: int, count: int) -> None:
         """Take the consecutive counters of authenticated messages, for which `may_accept_run` holds."""

@@ -23,9 +23,7 @@ from tsns.wg.transport import Opened, Sealed
 
 PADDING_MULTIPLE: Final = 16  # bytes
 
-
-NONCE_HEAD: Final = bytes(4)  # of twelve bytes; the counter is the rest
-
+_NONCE_HEAD: Final = bytes(4)  # of twelve bytes; the counter is the rest
 _PADDING: Final = tuple(bytes(n) for n in range(PADDING_MULTIPLE))
 
 
@@ -88,7 +86,7 @@ class ScalarTransport:
     __slots__ = ("_head", "_join_udp", "_local_head", "_opener", "_sealer", "_window", "counter")
 
     def __init__(
-        self, send_key: bytes, receive_key: bytes, remote_index: bytes, local_index: bytes, join_udp: bool
+        self, send_key: bytes, receive_key: bytes, remote_index: bytes, local_index: bytes, *, join_udp: bool
     ) -> None:
         self.counter = 0
         self._sealer = ChaCha20Poly1305(send_key)
@@ -144,7 +142,7 @@ class ScalarTransport:
     def _seal(self, packet: bytes | bytearray, mtu: int, grouping: Grouping) -> None:
         size = len(packet)
         encoded = self.take_counters(1).to_bytes(8, "little")
-        sealed = self._sealer.encrypt(NONCE_HEAD + encoded, packet + _PADDING[padded(size, mtu) - size], None)
+        sealed = self._sealer.encrypt(_NONCE_HEAD + encoded, packet + _PADDING[padded(size, mtu) - size], None)
         message = b"".join((self._head, encoded, sealed))
         grouping.add(message, len(message))
 
@@ -169,7 +167,7 @@ class ScalarTransport:
             tally.replayed += 1
             return
         try:
-            plain = self._opener.decrypt(NONCE_HEAD + encoded, message[TRANSPORT_HEADER_BYTES:], None)
+            plain = self._opener.decrypt(_NONCE_HEAD + encoded, message[TRANSPORT_HEADER_BYTES:], None)
         except InvalidTag:
             tally.forged += 1
             return

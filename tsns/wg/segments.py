@@ -3,8 +3,8 @@
 Source: OASIS virtio 1.2, 5.1.6.2; RFC 9293 and 768 for the fields; tcp_gso_segment and __udp_gso_segment of Linux for what differs between
 segments: IPv4 id and TCP sequence count on, FIN and PSH belong to the last one, CWR to the first.
 
-A super-packet's own lengths are not looked at, they are written anew. Neither is its count of header bytes, for Linux promises no more
-than that so many of them lie in one piece: where the headers end is read from them.
+A super-packet's own lengths are not looked at, they are written anew. Where its headers end is read from them: what the frame says of it is
+how much lies in one piece, which is the headers at least, but for a forwarded packet may be all of it (virtio_net_hdr_from_skb of Linux).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple
 
-from tsns.proto.packets import IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, TCP_HEADER_BYTES, Protocol, checksum16
-from tsns.proto.virtio import ECN, HEADER, HEADER_BYTES, MAX_FRAME_BYTES, NEEDS_CHECKSUM, Kind
+from tsns.proto.packets import IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, TCP_HEADER_BYTES, checksum16
+from tsns.proto.virtio import ECN, HEADER, HEADER_BYTES, NEEDS_CHECKSUM, Kind
 from tsns.wg.messages import MIN_TRANSPORT_BYTES
 from tsns.wg.transport import MAX_SEGMENTS, MAX_TRAIN_BYTES
 
@@ -30,9 +30,6 @@ MAX_PACKET_BYTES: Final = MAX_TRAIN_BYTES - MIN_TRANSPORT_BYTES  # more than thi
 
 U16: Final = struct.Struct(">H")
 U32: Final = struct.Struct(">I")
-
-# Extension headers that may stand before TCP or UDP: hop-by-hop options, routing, destination options. Each says its length.
-_EXTENSIONS: Final = frozenset({0, 43, 60})
 
 
 class Cut(NamedTuple):
@@ -69,7 +66,9 @@ def single(frame: bytes) -> bytes | bytearray | None:
     if start + offset + 2 > len(packet):
         return None
     completed = bytearray(packet)
-    _write_checksum(completed, start, start + offset)
+    # Nobody looked whether it is UDP, where a zero would say that there is none (RFC 768). Elsewhere the two forms of zero are equal, and
+    # skb_checksum_help of Linux does the same.
+    U16.pack_into(completed, start + offset, checksum16(completed[start:]) or 0xFFFF)
     return completed
 
 
@@ -77,37 +76,41 @@ def cut_of(frame: bytes) -> Cut | None:
     """How to cut a frame of another kind than NONE; None where it makes no sense."""
     flags: int
     kind: int
+    in_one_piece: int
     size: int
     start: int
     offset: int
-    flags, kind, _, size, start, offset = HEADER.unpack_from(frame)
+    flags, kind, in_one_piece, size, start, offset = HEADER.unpack_from(frame)
     kind &= ~ECN
     is_tcp = kind != Kind.UDP
     length = len(frame) - HEADER_BYTES
-    header = start + (TCP_HEADER_BYTES if is_tcp else UDP_HEADER_BYTES)
+    least = TCP_HEADER_BYTES if is_tcp else UDP_HEADER_BYTES
     if (
         not flags & NEEDS_CHECKSUM
         or not size
         or offset != (TCP_CHECKSUM_AT if is_tcp else UDP_CHECKSUM_AT)
-        or header > length
-        or len(frame) > MAX_FRAME_BYTES
+        or not start + least <= length <= start + 0xFFFF
     ):
         return None
-    version = frame[HEADER_BYTES] >> 4
-    is_v4 = version == 4
-    if kind not in {Kind.UDP, Kind.TCP_V4 if is_v4 else Kind.TCP_V6} or version not in {4, 6}:
+    first = frame[HEADER_BYTES]
+    if first >> 4 == 4:
+        is_v4, starts = True, start == (first & 0x0F) * 4 >= IPV4_HEADER_BYTES
+    elif first >> 4 == 6:
+        # What stands between the headers of IPv6 and TCP is not looked at: the sum in the field covers what it must.
+        is_v4, starts = False, start >= IPV6_HEADER_BYTES
+    else:
         return None
-    if not (_starts_v4 if is_v4 else _starts_v6)(frame, start, Protocol.TCP if is_tcp else Protocol.UDP):
+    if not starts or kind not in {Kind.UDP, Kind.TCP_V4 if is_v4 else Kind.TCP_V6}:
         return None
-    if is_tcp:
-        header = start + (frame[HEADER_BYTES + start + 12] >> 4) * 4
-        if not start + TCP_HEADER_BYTES <= header <= length:
-            return None
+    upper = (frame[HEADER_BYTES + start + 12] >> 4) * 4 if is_tcp else UDP_HEADER_BYTES
+    header = start + upper
+    if upper < least or not header <= in_one_piece <= length:
+        return None
     payload = length - header
-    count = max(1, -(-payload // size))
-    if count > MAX_SEGMENTS or header + min(size, payload) > MAX_PACKET_BYTES:
+    segments = max(1, -(-payload // size))
+    if segments > MAX_SEGMENTS or header + min(size, payload) > MAX_PACKET_BYTES:
         return None
-    return Cut(is_tcp, is_v4, start, header, size, count, payload)
+    return Cut(is_tcp, is_v4, start, header, size, segments, payload)
 
 
 def segment(frame: bytes, cut: Cut, index: int) -> bytearray:
@@ -116,7 +119,11 @@ def segment(frame: bytes, cut: Cut, index: int) -> bytearray:
     payload = frame[at : at + cut.size]
     packet = headers(frame, cut, index, len(payload))
     packet += payload
-    _write_checksum(packet, cut.start, cut.start + (TCP_CHECKSUM_AT if cut.is_tcp else UDP_CHECKSUM_AT))
+    checksum = checksum16(packet[cut.start :])
+    if cut.is_tcp:
+        U16.pack_into(packet, cut.start + TCP_CHECKSUM_AT, checksum)
+    else:
+        U16.pack_into(packet, cut.start + UDP_CHECKSUM_AT, checksum or 0xFFFF)
     return packet
 
 
@@ -146,21 +153,3 @@ def headers(frame: bytes, cut: Cut, index: int, payload: int) -> bytearray:
     difference = length - (len(frame) - HEADER_BYTES)
     U16.pack_into(written, field, (U16.unpack_from(written, field)[0] + difference) % 0xFFFF)
     return written
-
-
-def _write_checksum(packet: bytearray, start: int, field: int) -> None:
-    checksum = checksum16(packet[start:])
-    if not checksum and field - start == UDP_CHECKSUM_AT:
-        checksum = 0xFFFF  # a zero would say that there is none (RFC 768)
-    U16.pack_into(packet, field, checksum)
-
-
-def _starts_v4(frame: bytes, start: int, protocol: int) -> bool:
-    return (frame[HEADER_BYTES] & 0x0F) * 4 == start >= IPV4_HEADER_BYTES and frame[HEADER_BYTES + 9] == protocol
-
-
-def _starts_v6(frame: bytes, start: int, protocol: int) -> bool:
-    following, at = frame[HEADER_BYTES + 6], IPV6_HEADER_BYTES
-    while at < start and following in _EXTENSIONS:
-        following, at = frame[HEADER_BYTES + at], at + 8 * (frame[HEADER_BYTES + at + 1] + 1)
-    return at == start and following == protocol

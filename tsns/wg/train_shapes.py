@@ -6,6 +6,7 @@ Buffers are made once for each shape and shared by all sessions, which take turn
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
@@ -56,14 +57,10 @@ class Messages:
         self.plains = [self.view[at : at + plain] for at in starts]
         self._sealed = [self.view[at : at + plain + TAG_BYTES] for at in starts]
 
-    def numbered(self, first: int, count: int) -> NDArray[np.uint64]:
-        """Consecutive counters, this many from `first` on."""
-        return self._numbers[:count] + np.uint64(first)
-
     def seal(self, encrypt: _Crypt, head: bytes, first: int, count: int) -> None:
         """Write heads (8 bytes each) and consecutive counters, and encrypt so many messages."""
         self.heads[:count] = np.frombuffer(head, np.uint64)
-        self.counters[:count] = self._nonce_counters[:count] = self.numbered(first, count)
+        self.counters[:count] = self._nonce_counters[:count] = self._numbers[:count] + np.uint64(first)
         deque(map(encrypt, self._nonces[:count], self.plains, _NOTHING, self._sealed), 0)
 
     def open(self, decrypt: _Crypt, count: int) -> int:
@@ -117,16 +114,18 @@ class OpenShape:
         self._layouts: dict[tuple[bool, bool, int, int, int], _Candidates] = {}
 
     def load(self, data: memoryview, head: bytes) -> tuple[int, int]:
-        """Take messages in. How many of them, from the first one on, begin with this head (8 bytes) and have consecutive counters, and the
-        first counter.
-        """
+        """Take messages in; how many, from the first one on, have this head (8 bytes) and consecutive counters, and the first of these."""
         messages = self.messages
         messages.view[: len(data)] = data
         count = len(data) // messages.stride
-        first = int(messages.counters[0])
-        expected = messages.counters[:count] == messages.numbered(first, count)
-        expected &= messages.heads[:count] == np.frombuffer(head, np.uint64)
-        return count if expected.all() else int(np.argmin(expected)), first
+        # So few numbers are compared sooner as lists than as arrays.
+        heads, counters = messages.heads[:count].tolist(), messages.counters[:count].tolist()
+        first = counters[0]
+        wanted = int.from_bytes(head, sys.byteorder)
+        if counters != list(range(first, first + count)) or heads.count(wanted) != count:
+            pairs = zip(heads, counters, strict=True)
+            count = next(n for n, pair in enumerate(pairs) if pair != (wanted, first + n))
+        return count, first
 
     def equal(self, first: Segment, start: int, end: int) -> EqualRows | None:
         """The packets in opened messages from `start` on, before `end`, that follow one another; `first` is the first one."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 from tests.unit.wg.train_reference import PLAIN, UDP, Flow, Super, meaning, plain_of, recut
 from tsns.ways import Train
@@ -13,7 +14,14 @@ from tsns.wg.python_transport import PythonTransport
 from tsns.wg.scalar_transport import ScalarTransport
 from tsns.wg.transport import MAX_TRAIN_BYTES, MAX_TRAIN_MESSAGES, Opened, Sealed, Transport
 
-Engine = Callable[[bytes, bytes, bytes, bytes, bool], Transport]
+
+class Engine(Protocol):
+    """How one end of a session is made."""
+
+    def __call__(
+        self, send_key: bytes, receive_key: bytes, remote_index: bytes, local_index: bytes, *, join_udp: bool
+    ) -> Transport: ...
+
 
 ENGINES: dict[str, Engine] = {"python": PythonTransport, "scalar": ScalarTransport}
 if importlib.util.find_spec("tsns.wg.native_transport"):
@@ -31,7 +39,8 @@ DATAGRAMS = Super(Flow(protocol=UDP), bytes(3000), 1000).frame()
 
 def pair(sealer: Engine, opener: Engine | None = None, *, join_udp: bool = True) -> tuple[Transport, Transport]:
     """The two ends of a session."""
-    return sealer(AB, BA, B_INDEX, A_INDEX, join_udp), (opener or sealer)(BA, AB, A_INDEX, B_INDEX, join_udp)
+    us = sealer(AB, BA, B_INDEX, A_INDEX, join_udp=join_udp)
+    return us, (opener or sealer)(BA, AB, A_INDEX, B_INDEX, join_udp=join_udp)
 
 
 def messages_of(trains: Sequence[Train]) -> list[bytes]:

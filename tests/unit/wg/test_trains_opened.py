@@ -42,7 +42,7 @@ from tests.unit.wg.train_reference import (
     Super,
     ones_sum,
     recut,
-    sealed_by_hand,
+    sealed,
 )
 from tsns.ways import Train
 from tsns.wg.replay import REJECT_AFTER_MESSAGES
@@ -53,9 +53,9 @@ def test_strangers_messages_come_back(engine: Engine) -> None:
     (train,) = us.seal_train([KEEPALIVE] * 4, 1280).trains
     stranger = b"\4\0\0\0" + A_INDEX + bytes(24)
     mixed = Train(train.data[:64] + stranger + train.data[64:96] + train.data[96:127], 32)
-    opened = them.open_train([mixed, Train(b"", 0), Train(bytes(40), 0), Train(b"\1" + bytes(40), 7)])
-    garbage = Train(b"\1" + bytes(40), 7).messages()
-    assert opened == ([], 0, 3, 96, 0, 0, 0, [stranger, train.data[96:127], b"", bytes(40), *garbage])
+    garbage = Train(b"\1" + bytes(40), 7)
+    opened = them.open_train([mixed, Train.of(b""), garbage])
+    assert opened == ([], 0, 3, 96, 0, 0, 0, [stranger, train.data[96:127], b"", *garbage.messages()])
 
 
 def test_a_message_is_taken_once(engine: Engine) -> None:
@@ -68,12 +68,15 @@ def test_a_message_is_taken_once(engine: Engine) -> None:
 def test_a_counter_has_an_end(engine: Engine) -> None:
     us, them = pair(engine)
     us.counter = REJECT_AFTER_MESSAGES - 1
-    (last,) = messages_of(us.seal_train([KEEPALIVE], 1280).trains)
+    us.seal_train([KEEPALIVE], 1280)
     for frame in (KEEPALIVE, FRAME):
         with pytest.raises(OverflowError):
             us.seal_train([frame], 1280)
-    beyond = sealed_by_hand(AB, B_INDEX, REJECT_AFTER_MESSAGES)
-    assert them.open_train([Train.of(beyond), Train.of(last), Train.of(last)])[2:6] == (1, 32, 2, 0)
+    last, beyond, greatest = (
+        Train.of(sealed(AB, b"", B_INDEX, counter))
+        for counter in (REJECT_AFTER_MESSAGES - 1, REJECT_AFTER_MESSAGES, 2**64 - 1)
+    )
+    assert them.open_train([beyond, greatest, last, last])[2:6] == (1, 32, 3, 0)
 
 
 def test_a_forged_counter_does_not_move_the_window(engine: Engine) -> None:

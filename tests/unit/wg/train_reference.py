@@ -231,7 +231,7 @@ def meaning(packet: bytes) -> bytes:
     return packet[:4] + b"\0\0" + packet[6:10] + b"\0\0" + packet[12:]
 
 
-def sealed_by_hand(key: bytes, index: bytes, counter: int, plain: bytes = b"") -> bytes:
+def sealed(key: bytes, plain: bytes, index: bytes, counter: int) -> bytes:
     """One message, by `cryptography` alone."""
     encoded = counter.to_bytes(8, "little")
     return b"\4\0\0\0" + index + encoded + ChaCha20Poly1305(key).encrypt(bytes(4) + encoded, plain, None)

@@ -5,16 +5,13 @@
 
 use crate::checksum;
 use crate::fields::{
-    get16, get32, put16, put32, short, version, CWR, FIN, IPV4_BYTES, IPV6_BYTES, PSH, TCP, TCP_BYTES, TCP_CHECKSUM,
-    TCP_FLAGS, UDP, UDP_BYTES, UDP_CHECKSUM,
+    get16, get32, put16, put32, short, version, CWR, FIN, IPV4_BYTES, IPV6_BYTES, PSH, TCP_BYTES, TCP_CHECKSUM,
+    TCP_FLAGS, UDP_BYTES, UDP_CHECKSUM,
 };
 use crate::frame::{self, Kind};
 
 /// Packets that one frame may become: `UDP_MAX_SEGMENTS` since Linux 6.9, and more than a TUN of ours is given.
 pub const MAX_SEGMENTS: usize = 128;
-
-/// Headers that may stand before TCP or UDP in IPv6, and say their length: hop-by-hop options, routing, destination.
-const EXTENSIONS: [u8; 3] = [0, 43, 60];
 
 /// How a frame is cut: checked once, so that `write` has nothing left to doubt.
 pub struct Cut<'a> {
@@ -75,8 +72,9 @@ impl<'a> Cut<'a> {
             How::Whole => out.copy_from_slice(self.packet),
             How::Complete { start, offset } => {
                 out.copy_from_slice(self.packet);
+                // Nobody looked whether it is UDP: as the kernel does, never 0, for TCP the other zero is as good.
                 let total = checksum::sum(&out[*start..]);
-                checksum::put_complement(out, start + offset, total, *offset == UDP_CHECKSUM);
+                checksum::put_complement(out, start + offset, total, true);
             }
             How::Segments(shape) => shape.write(self.packet, number, number + 1 == self.count, out),
         }
@@ -96,18 +94,20 @@ impl Shape {
         if !header.needs_checksum || segment == 0 || transport + least > packet.len() {
             return None;
         }
-        let protocol = if is_udp { UDP } else { TCP };
-        let found = if is_ipv6 { behind_ipv6(packet, transport) } else { behind_ipv4(packet, transport) };
-        if found != Some(protocol) {
-            return None;
-        }
+        // What stands between the headers of IPv6 and TCP is not looked at: the sum in the field covers what it must.
+        let ip_holds = if is_ipv6 {
+            transport >= IPV6_BYTES
+        } else {
+            transport >= IPV4_BYTES && transport == usize::from(packet[0] & 15) * 4
+        };
         let (field, transport_bytes) = if is_udp {
             (UDP_CHECKSUM, UDP_BYTES)
         } else {
             (TCP_CHECKSUM, usize::from(packet[transport + 12] >> 4) * 4)
         };
         let headers = transport + transport_bytes;
-        if header.checksum_offset != field || transport_bytes < least || headers > packet.len() {
+        let lies = header.checksum_offset != field || !(headers..=packet.len()).contains(&header.header_bytes);
+        if !ip_holds || transport_bytes < least || headers > packet.len() || lies {
             return None;
         }
         let whole = u16::try_from(packet.len() - transport).ok()?;
@@ -144,26 +144,11 @@ impl Shape {
     }
 }
 
-/// The protocol of what begins at `transport`, if the IPv4 header ends there.
-fn behind_ipv4(packet: &[u8], transport: usize) -> Option<u8> {
-    (transport >= IPV4_BYTES && transport == usize::from(packet[0] & 15) * 4).then(|| packet[9])
-}
-
-/// The protocol of what begins at `transport`, if the headers of IPv6 end there.
-fn behind_ipv6(packet: &[u8], transport: usize) -> Option<u8> {
-    let (mut next, mut at) = (*packet.get(6)?, IPV6_BYTES);
-    while at < transport && EXTENSIONS.contains(&next) {
-        next = *packet.get(at)?;
-        at += 8 * (usize::from(*packet.get(at + 1)?) + 1);
-    }
-    (at == transport).then_some(next)
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
     use crate::checksum::{fold, pseudo_header, sum, RIGHT};
-    use crate::fields::ACK;
+    use crate::fields::{ACK, TCP, UDP};
 
     /// A super-packet as the kernel hands it over.
     pub(crate) fn frame(is_ipv6: bool, is_udp: bool, payload: usize, segment: usize) -> Vec<u8> {
@@ -259,10 +244,11 @@ pub(crate) mod tests {
             bad[at..at + 2].copy_from_slice(&value.to_ne_bytes());
             Cut::of(&bad).is_none()
         };
+        assert!(lie(2, 39) && lie(2, 2542), "header bytes");
         assert!(lie(4, 0) && lie(4, 19), "segment bytes: none, too few");
         assert!(lie(6, 19) && lie(6, 24) && lie(6, 2540) && lie(6, 0xffff), "checksum start");
         assert!(lie(8, 6) && lie(8, 0xffff), "checksum offset");
-        for (at, value) in [(0, 0), (1, 4), (10, 0x65), (10, 0x44), (10, 0), (19, UDP), (42, 0x40)] {
+        for (at, value) in [(0, 0), (1, 4), (10, 0x65), (10, 0x44), (10, 0), (42, 0x40)] {
             let mut bad = good.clone();
             bad[at] = value;
             assert!(Cut::of(&bad).is_none(), "byte {at}");
