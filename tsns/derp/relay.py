@@ -255,6 +255,7 @@ class Relay:
         writer.transport.set_write_buffer_limits(high=1, low=0)  # so that `drain` returns when TLS has passed on all
         started_at = time.monotonic()
         session = self._session = Session(self._owner.key, os.urandom, started_at)
+        self.heard = Heard(started_at)
         self._writer, self.node, self._end_reason = writer, connection.node, None
         self._watch()
         pump = asyncio.create_task(self._write(session, writer), name=f"derp-{self.number}-write")
@@ -385,7 +386,7 @@ class Relay:
             self._watchdog = None
         self.take_counts()
         self._session = self._writer = None
-        self.heard.clear()
+        self.heard = Heard()
         self.health = ""
         self.stuck = False
         self._update_flow()
