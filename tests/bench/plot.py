@@ -30,12 +30,16 @@ VALUE_ROOM: Final = 40  # for the number behind the longest bar
 MIN_SPAN: Final = 1.0  # powers of two on either side of the line, at least
 MAX_SPAN: Final = 5.0  # at most: what is beyond ends at the edge
 COLOURS: Final = ("#2f81f7", "#2da44e", "#8c959f", "#d4772c", "#a371f7")  # strong enough on white and on black
+# Spelled out twice and not with variables, which not everything that draws SVG knows.
 STYLE: Final = """
-  svg { --page: #ffffff; --ink: #1f2328; --faint: #59636e; --rule: #d1d9e0; font: 12px sans-serif }
-  @media (prefers-color-scheme: dark) { svg { --page: #0d1117; --ink: #f0f6fc; --faint: #9198a1; --rule: #3d444d } }
-  text { fill: var(--ink) } .faint { fill: var(--faint) } .title { font-size: 16px; font-weight: bold } .head { font-weight: bold }
-  .page { fill: var(--page) } .rule { stroke: var(--rule) } .one, .whisker { stroke: var(--ink) } .end { text-anchor: end }
-  .middle { text-anchor: middle } .small { font-size: 10px }
+  text { font: 12px sans-serif; fill: #1f2328 } .faint { fill: #59636e } .page { fill: #ffffff }
+  .rule { stroke: #d1d9e0 } .one, .whisker { stroke: #1f2328 }
+  .title { font-size: 16px; font-weight: bold } .head { font-weight: bold } .small { font-size: 10px }
+  .end { text-anchor: end } .middle { text-anchor: middle }
+  @media (prefers-color-scheme: dark) {
+    text { fill: #f0f6fc } .faint { fill: #9198a1 } .page { fill: #0d1117 }
+    .rule { stroke: #3d444d } .one, .whisker { stroke: #f0f6fc }
+  }
 """
 
 
