@@ -120,13 +120,16 @@ def _described(station: OurStation | TheirStation, pids: Sequence[int]) -> End:
 def meet(found: Sequence[End], *, directly: bool) -> None:
     """Returns when the first has heard all others, and in the way that is to be measured; AssertionError when there is none."""
     first = found[0]
+    assert first.station is not None
     for other in found[1:]:
         assert other.station is not None
         first_pong(other.station, first.address)
-        if directly:
-            assert other.station.until_direct(first.address, DIRECT_PATIENCE_S), f"{other.name} has no direct path"
-        else:
-            assert not other.station.is_direct(first.address), f"{other.name} has a direct path"
+        for station, address in ((first.station, other.address), (other.station, first.address)):
+            way = f"from {station.contender} on {station.host.name} to {address}"
+            if directly:
+                assert station.until_direct(address, DIRECT_PATIENCE_S), f"no direct path {way}"
+            else:
+                assert not station.is_direct(address), f"a direct path {way}"
 
 
 @contextlib.contextmanager

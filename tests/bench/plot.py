@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from typing import Final
 
-from tests.bench.figures import THEIRS, Figure
+from tests.bench.figures import THEIRS, Figure, number
 
 MORE_IS_BETTER: Final = {
     "Gbit/s": True,
@@ -20,8 +20,8 @@ MORE_IS_BETTER: Final = {
     "MB": False,
 }  # the units of what is shown
 
-WIDTH: Final = 920
-LABELS: Final = 270  # pixels for the figures' names
+WIDTH: Final = 950
+LABELS: Final = 300  # pixels for the figures' names
 MARGIN: Final = 24
 BAR: Final = 11
 GAP: Final = 12  # between figures
@@ -95,9 +95,9 @@ def _x(ratio: float, span: float) -> float:
 
 
 def _legend(contenders: Sequence[str], y: int) -> Iterator[str]:
-    for number, who in enumerate(contenders):
-        x = MARGIN + 150 * number
-        yield f'<rect x="{x}" y="{y - 10}" width="12" height="12" fill="{_colour(number)}"/>'
+    for place, who in enumerate(contenders):
+        x = MARGIN + 150 * place
+        yield f'<rect x="{x}" y="{y - 10}" width="12" height="12" fill="{_colour(place)}"/>'
         yield _text(x + 18, y, f"{who} = 1" if who == THEIRS else who)
 
 
@@ -110,12 +110,15 @@ def _axis(top: int, bottom: int, span: float) -> Iterator[str]:
 
 
 def _group(figure: Figure, contenders: Sequence[str], y: int, span: float) -> Iterator[str]:
-    middle = y + len(contenders) * BAR / 2 + 4
+    middle = y + len(contenders) * BAR / 2 - 2
     yield _text(LABELS + MARGIN - 10, middle, f"{figure.part}: {figure.what}", "end")
-    for number, who in enumerate(contenders):
+    yield _text(
+        LABELS + MARGIN - 10, middle + 13, f"1 = {number(figure.median(THEIRS) or 0)} {figure.unit}", "faint small end"
+    )
+    for place, who in enumerate(contenders):
         ratios, ratio = _ratios(figure, who), figure.ratio_of(who)
         if ratio is not None:
-            yield from _bar(ratio, min(ratios), max(ratios), y + number * BAR, span, _colour(number), who)
+            yield from _bar(ratio, min(ratios), max(ratios), y + place * BAR, span, _colour(place), who)
 
 
 def _bar(ratio: float, least: float, most: float, y: int, span: float, colour: str, who: str) -> Iterator[str]:
@@ -129,8 +132,8 @@ def _bar(ratio: float, least: float, most: float, y: int, span: float, colour: s
         yield _text(outwards, centre + 3, f"{ratio:.2f}", "small" if ratio >= 1 else "small end")
 
 
-def _colour(number: int) -> str:
-    return COLOURS[number % len(COLOURS)]
+def _colour(place: int) -> str:
+    return COLOURS[place % len(COLOURS)]
 
 
 def _text(x: float, y: float, words: str, kind: str = "") -> str:
