@@ -66,9 +66,9 @@ def read_tcp(client: dict[str, Any]) -> Tcp:
 
 
 def read_udp(client: dict[str, Any], server: dict[str, Any], payload_bytes: int) -> Udp:
-    """The server counts by the numbers in datagrams, up to the last that came; what the sender sent after that only the client knows."""
-    sent, seen = client["end"]["sum"], server["end"]["sum"]
-    return Udp(sent["packets"], max(0, seen["packets"] - seen["lost_packets"]), payload_bytes, sent["seconds"])
+    """Sent is what the client says, received the bytes that the server saw: of what came after the last one it knows nothing."""
+    sent, seen = client["end"]["sum_sent"], server["end"]["sum_received"]
+    return Udp(sent["packets"], seen["bytes"] // payload_bytes, payload_bytes, sent["seconds"])
 
 
 def tcp_at_once(senders: Sequence[End], receiver: End, seconds: float) -> list[Tcp]:

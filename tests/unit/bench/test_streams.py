@@ -17,8 +17,8 @@ def test_tcp_is_what_arrived() -> None:
 
 
 def test_what_was_sent_after_the_last_that_came_is_lost_too() -> None:
-    client = {"end": {"sum": {"packets": 1000, "lost_packets": 100, "seconds": 2.0}}}
-    server = {"end": {"sum": {"packets": 800, "lost_packets": 100, "seconds": 2.1}}}
+    client = {"end": {"sum_sent": {"packets": 1000, "seconds": 2.0}}}
+    server = {"end": {"sum_received": {"packets": 800, "lost_packets": 100, "bytes": 70_000, "seconds": 2.1}}}
     found = read_udp(client, server, 100)
 
     assert (found.sent, found.received, found.received_bytes) == (1000, 700, 70_000)
