@@ -71,7 +71,7 @@ def _arguments() -> argparse.Namespace:
         prog="scripts/bench",
         description=__doc__,
         epilog=f"By default {', '.join(DEFAULT)}: 10 minutes. The others only when named: paths 12 minutes, cut 4, packets 7, "
-        "speed 8, relay 6, storm 4, fair 4.",
+        "speed 8, relay 6, storm 5, fair 9.",
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--only", action="append", default=[], metavar="PART", help="another way to name a part")
@@ -129,7 +129,7 @@ def _plot(bench: Bench, noise: dict[str, Quiet]) -> str:
     what = [f"{name} {machine[name]}" for name in ("kernel", "python", "tsns", "tailscaled")]
     lines = [
         f"{machine['date']}; {machine['processor']}, {machine['memory']}; {', '.join(what)}",
-        f"{bench.rounds} rounds, {bench.stream_s:.0f} s for each stream",
+        f"rounds: {bench.rounds}; {bench.stream_s:.0f} s for each stream",
         *(f"{name}: {quiet}" for name, quiet in noise.items() if not quiet.believable),
     ]
     contenders = bench.speeds.contenders(LINE_UP)

@@ -66,7 +66,7 @@ def bar_chart(figures: Iterable[Figure], contenders: Sequence[str], title: str, 
             bars = list[str]()
             for figure in group:
                 bars += _group(figure, contenders, y, span)
-                y += len(contenders) * BAR + GAP
+                y += len(_bars_of(figure, contenders)) * BAR + GAP
             body += [*_axis(top, y, span), *bars]
             y += HEAD_LINE
     height = y + MARGIN
@@ -109,16 +109,22 @@ def _axis(top: int, bottom: int, span: float) -> Iterator[str]:
         yield _text(x, bottom + 12, f"{2**power}" if power >= 0 else f"1/{2**-power}", "faint small middle")
 
 
+def _bars_of(figure: Figure, contenders: Sequence[str]) -> list[tuple[str, str, float]]:
+    """Who has a bar, in which colour, and how long it is."""
+    found = [(who, _colour(place), figure.ratio_of(who)) for place, who in enumerate(contenders)]
+    return [(who, colour, ratio) for who, colour, ratio in found if ratio is not None]
+
+
 def _group(figure: Figure, contenders: Sequence[str], y: int, span: float) -> Iterator[str]:
-    middle = y + len(contenders) * BAR / 2 - 2
+    bars = _bars_of(figure, contenders)
+    middle = y + len(bars) * BAR / 2 - 2
     yield _text(LABELS + MARGIN - 10, middle, f"{figure.part}: {figure.what}", "end")
     yield _text(
         LABELS + MARGIN - 10, middle + 13, f"1 = {number(figure.median(THEIRS) or 0)} {figure.unit}", "faint small end"
     )
-    for place, who in enumerate(contenders):
-        ratios, ratio = _ratios(figure, who), figure.ratio_of(who)
-        if ratio is not None:
-            yield from _bar(ratio, min(ratios), max(ratios), y + place * BAR, span, _colour(place), who)
+    for line, (who, colour, ratio) in enumerate(bars):
+        ratios = _ratios(figure, who)
+        yield from _bar(ratio, min(ratios), max(ratios), y + line * BAR, span, colour, who)
 
 
 def _bar(ratio: float, least: float, most: float, y: int, span: float, colour: str, who: str) -> Iterator[str]:

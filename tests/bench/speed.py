@@ -220,21 +220,28 @@ def fair(bench: Bench) -> None:
             with (
                 _go_on(bench, failures, f"fair, {contender}"),
                 new_tailnet(bench.control) as net,
-                ends(net, contender, SENDERS + 1) as (receiver, *senders),
+                ends(net, contender, SENDERS + 1) as found,
             ):
+                receiver, *senders = found
                 tcp_at_once(senders, receiver, WARM_UP_S)
                 time.sleep(REST_S)
-                _add_shares(bench, contender, tcp_at_once(senders, receiver, bench.stream_s))
+                pids = [pid for end in found for pid in end.pids]
+                before = spent_s(pids)
+                streams = tcp_at_once(senders, receiver, bench.stream_s)
+                _add_shares(bench, contender, streams, spent_s(pids) - before)
     assert not failures, f"{len(failures)} of what was to be measured went wrong; the notes say what"
 
 
-def _add_shares(bench: Bench, contender: str, found: Sequence[Tcp]) -> None:
+def _add_shares(bench: Bench, contender: str, found: Sequence[Tcp], used_s: float) -> None:
     shares = [each.gbit_s for each in found]
     what = f"{len(shares)} to one"
     bench.speeds.add("fair", f"{what}: all together", "Gbit/s", contender, sum(shares))
     for share in shares:
         bench.speeds.add("fair", f"{what}: each", "Gbit/s", contender, share)
     bench.speeds.add("fair", f"{what}: Jain's index", "", contender, jain(shares))
+    octets = sum(each.received_bytes for each in found)
+    bench.speeds.add("fair", f"{what}: CPU of all nodes", "s/GB", contender, used_s / (octets / GB))
+    bench.speeds.add("fair", f"{what}: retransmits", "", contender, sum(each.retransmits for each in found))
 
 
 def jain(shares: Sequence[float]) -> float:
