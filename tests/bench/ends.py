@@ -68,7 +68,8 @@ def _why_not(net: Tailnet, engine: str) -> str:
         station.host.environment[ENGINE_VARIABLE] = engine
         tried = station.tsns.run("up", "one", *station.login(), check=False)
         if tried.returncode != 0:
-            return " ".join(tried.stderr.split()) or f"`tsns up` failed with status {tried.returncode}"
+            said = [line for line in tried.stderr.splitlines() if line.startswith("error:")]
+            return f"`tsns up` failed with status {tried.returncode}: {' '.join(said)}"
         return "" if (runs := _engine_of(station)) == engine else f"`tsns status` says that the engine is {runs}"
 
 
