@@ -74,6 +74,12 @@ class UdpSource:
             return host.encode()
 
 
+@functools.lru_cache(maxsize=1024)
+def udp_source(address: Endpoint) -> UdpSource:
+    """The source at an address: most datagrams come from the same few."""
+    return UdpSource(address)
+
+
 @dataclass(frozen=True, slots=True)
 class DerpSource:
     """A frame through the relay of this region, by its word from this node."""

@@ -46,6 +46,7 @@ from tsns.wg.messages import (
 from tsns.wg.peer import Peer, PeerStatistics
 from tsns.wg.session import Session
 from tsns.wg.staging import StagedTotal
+from tsns.wg.timers import KEEPALIVE_TIMEOUT_S
 from tsns.wg.transport import MakeTransport
 from tsns.wg.tunnel import Effects, Tunnel
 
@@ -213,7 +214,7 @@ class Device:
         if peer is not None and peer.tunnel is not None:
             effects = Effects()
             peer.tunnel.begin_anew(now, effects)
-            self._finish(peer.tunnel, effects, out)
+            self._finish(peer.tunnel, effects, now, out)
         return out
 
     # --- sending ---------------------------------------------------------------------------------------------------
@@ -256,7 +257,7 @@ class Device:
             return
         effects = Effects()
         tunnel.send(frames, now, effects)
-        self._finish(tunnel, effects, out)
+        self._finish(tunnel, effects, now, out)
 
     # --- receiving -------------------------------------------------------------------------------------------------
 
@@ -297,7 +298,7 @@ class Device:
     ) -> None:
         tunnel, effects = session.tunnel, Effects()
         opened = tunnel.receive(session, trains, now, effects)
-        self._finish(tunnel, effects, out, source if isinstance(source, UdpSource) else None)
+        self._finish(tunnel, effects, now, out, source if isinstance(source, UdpSource) else None)
         if opened is None:
             return
         if opened.frames:
@@ -378,13 +379,13 @@ class Device:
                 peer.tunnel = Tunnel(peer, self, key, now)
             effects = Effects()
             peer.tunnel.receive_initiation(incoming, timestamp, now, effects)
-            self._finish(peer.tunnel, effects, out, source)
+            self._finish(peer.tunnel, effects, now, out, source)
 
     def _receive_response(self, message: bytes, source: Source, now: float, out: list[Output]) -> None:
         tunnel, pending = self.indices.pending[message[8:12]]
         effects = Effects()
         tunnel.receive_response(pending, message, now, effects)
-        self._finish(tunnel, effects, out, source if isinstance(source, UdpSource) else None)
+        self._finish(tunnel, effects, now, out, source if isinstance(source, UdpSource) else None)
 
     def _receive_cookie(self, message: bytes, now: float) -> None:
         index = message[4:8]
@@ -406,12 +407,17 @@ class Device:
             effects = Effects()
             if not tunnel.tick(now, effects):
                 tunnel.peer.tunnel = None
-            self._finish(tunnel, effects, out)
+            self._finish(tunnel, effects, now, out)
         return out
 
     def deadline(self) -> float | None:
         """When `tick` is due at the latest; None when nothing is. It may be early, and never is late."""
         return self._agenda.deadline()
+
+    @property
+    def deadlines_set(self) -> int:
+        """How often a deadline came nearer so far."""
+        return self._agenda.entries
 
     # --- peers in use ----------------------------------------------------------------------------------------------
 
@@ -442,12 +448,17 @@ class Device:
             self._agenda.drop(peer.tunnel)
             peer.tunnel = None
 
-    def _finish(self, tunnel: Tunnel, effects: Effects, out: list[Output], source: Source | None = None) -> None:
+    def _finish(
+        self, tunnel: Tunnel, effects: Effects, now: float, out: list[Output], source: Source | None = None
+    ) -> None:
+        peer = tunnel.peer
         if effects.heard and source is not None:
-            out.append(Heard(tunnel.peer.key, source))
+            out.append(Heard(peer.key, source))
         if effects.session_up:
-            out.append(SessionUp(tunnel.peer.key))
+            out.append(SessionUp(peer.key))
         if effects.trains:
-            out.append(Transmit(tunnel.peer.key, effects.trains))
-        if tunnel.peer.tunnel is tunnel:
+            out.append(Transmit(peer.key, effects.trains))
+        if effects.is_calm and tunnel.scheduled_at <= now + KEEPALIVE_TIMEOUT_S:
+            return  # as with nearly all data
+        if peer.tunnel is tunnel:
             self._agenda.schedule(tunnel, tunnel.deadline())

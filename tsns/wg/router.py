@@ -55,6 +55,7 @@ from tsns.ways import (
     UdpPath,
     UdpSource,
     messages,
+    udp_source,
 )
 from tsns.wg import device as wg
 from tsns.wg.device import Device, SessionUp
@@ -261,16 +262,16 @@ class Router:
             data = train.data
             if (data[1:2] == b"\x01" and _is_stun(data)) or data.startswith(DISCO_MAGIC):
                 for message in train.messages():
-                    self._receive_message(message, UdpSource(address), now, out)
+                    self._receive_message(message, udp_source(address), now, out)
                 continue
             if address != sender:
                 if sender is not None:
-                    self._receive(run, UdpSource(sender), now, out)
+                    self._receive(run, udp_source(sender), now, out)
                     run = []
                 sender = address
             run.append(train)
         if sender is not None:
-            self._receive(run, UdpSource(sender), now, out)
+            self._receive(run, udp_source(sender), now, out)
         return out
 
     def _receive_message(self, message: bytes, source: Source, now: float, out: list[Output]) -> None:
@@ -297,6 +298,11 @@ class Router:
         """When `tick` is due at the latest; None when nothing is."""
         soonest = [at for at in (self.device.deadline(), self.paths.deadline()) if at is not None]
         return min(soonest) if soonest else None
+
+    @property
+    def deadlines_set(self) -> int:
+        """How often a deadline came nearer so far: while it stays the same, so does what `deadline` says, or it is later."""
+        return self.device.deadlines_set + self.paths.deadlines_set
 
     # --- what the device wants -------------------------------------------------------------------------------------
 

@@ -49,11 +49,12 @@ class _UdpPortion:
     the event loop, and the packets of TUN and relays the rest of it.
     """
 
-    __slots__ = ("port", "size")
+    __slots__ = ("is_busy", "port", "size")
 
     def __init__(self, port: UdpPort) -> None:
         self.port = port
         self.size = UDP_DATAGRAMS_PER_WAKE_UP
+        self.is_busy = False  # whether there may have been more the last time
 
     def learn(self, read: int, outputs: Iterable[Output]) -> None:
         """Judge a portion by what came of it."""
@@ -105,6 +106,8 @@ class TunPump:
         self._has_tun = True
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._deadlines_seen = -1
+        self._is_tun_busy = False
 
     def now(self) -> float:
         """The time on the clock that the router goes by."""
@@ -159,7 +162,8 @@ class TunPump:
     # --- in --------------------------------------------------------------------------------------------------------
 
     def _read_tun(self) -> None:
-        read, frames, left = self._tun.read, [], TUN_PACKETS_PER_WAKE_UP
+        # Who got one packet will hardly find a second one, and to find out costs as much as to read it.
+        read, frames, left = self._tun.read, [], TUN_PACKETS_PER_WAKE_UP if self._is_tun_busy else 1
         try:
             while left > 0:
                 frame = read()
@@ -169,6 +173,7 @@ class TunPump:
             pass
         except OSError as error:
             self._lose_tun(error)
+        self._is_tun_busy = left <= 0
         if frames:
             self.dispatch(self._router.outbound(frames, self._clock()))
 
@@ -180,7 +185,7 @@ class TunPump:
         self._tun_lost()
 
     def _read_udp(self, portion: _UdpPortion) -> None:
-        receive, left = portion.port.receive, portion.size
+        receive, left = portion.port.receive, portion.size if portion.is_busy else 1
         trains: list[tuple[Train, tuple[str, int]]] = []
         while left > 0:
             try:
@@ -192,10 +197,11 @@ class TunPump:
                 continue
             trains.append((train, address))
             left -= 1 if len(train.data) <= train.stride else TRAIN_COUNTS_AS
-        if trains:
-            outputs = self._router.inbound_udp(trains, self._clock())
+        outputs = self._router.inbound_udp(trains, self._clock()) if trains else []
+        if portion.is_busy:
             portion.learn(portion.size - left, outputs)
-            self.dispatch(outputs)
+        portion.is_busy = left <= 0
+        self.dispatch(outputs)
 
     def receive_derp(self, region: int, frames: Iterable[tuple[NodePublic, bytes]]) -> None:
         """Take frames from the relay of a region."""
@@ -230,12 +236,12 @@ class TunPump:
     def dispatch(self, outputs: Iterable[Output]) -> None:
         """Do what the router wants done, and see to its next deadline."""
         for output in outputs:
-            if isinstance(output, SendDerp):
-                self._send_derp(output.region, output.peer, output.datagrams)
-            elif isinstance(output, WriteTun):
+            if isinstance(output, WriteTun):
                 self._write_tun(output.frames)
             elif isinstance(output, SendUdp):
                 self._send_udp(output.address, output.trains)
+            elif isinstance(output, SendDerp):
+                self._send_derp(output.region, output.peer, output.datagrams)
             else:
                 self._event(output)
         self._arm_timer()
@@ -275,8 +281,10 @@ class TunPump:
 
     def _arm_timer(self) -> None:
         """See to it that `_tick` runs in time; a timer that would run too early is left alone."""
-        if not self._is_running:
+        deadlines_set = self._router.deadlines_set
+        if (deadlines_set == self._deadlines_seen and self._timer is not None) or not self._is_running:
             return
+        self._deadlines_seen = deadlines_set
         deadline = self._router.deadline()
         if deadline is None or (self._timer is not None and self._timer_at <= deadline):
             return

@@ -68,9 +68,10 @@ class Shared(Protocol):
 class Effects:
     """What one call to a tunnel brought about."""
 
-    __slots__ = ("heard", "session_up", "trains")
+    __slots__ = ("heard", "is_calm", "session_up", "trains")
 
     def __init__(self) -> None:
+        self.is_calm = False  # no timer was set but those of data, which are never nearer than KEEPALIVE_TIMEOUT_S
         self.trains: list[Train] = []  # to be sent to the peer, in this order
         self.heard = False  # what came was authentic
         self.session_up = False
@@ -135,6 +136,7 @@ class Tunnel:
         """Seal what is in these frames, or let them wait for the session that is then asked for."""
         session = self._current
         if session is not None and session.can_seal(frames, now):
+            effects.is_calm = True
             self._seal(session, frames, now, effects)
             self._timers.data_sent(now, self._patience_jitter_s)
         else:
@@ -184,12 +186,13 @@ class Tunnel:
 
     def _authentic(self, session: Session, now: float, effects: Effects, *, has_data: bool) -> None:
         """The peer has used this session."""
-        self._heard = effects.heard = True
+        self._heard = effects.heard = effects.is_calm = True
         timers = self._timers
         timers.received()
         if has_data:
             timers.data_received(now)
         if session is self._next:
+            effects.is_calm = False
             log.debug("%s: the session is confirmed", self._peer.key.short)
             self._retire(self._current, now)
             self._current, self._next = session, None
@@ -275,6 +278,7 @@ class Tunnel:
 
     def _begin_handshake(self, now: float, effects: Effects) -> None:
         """Begin a handshake, unless one is on its way or was a moment ago."""
+        effects.is_calm = False
         timers = self._timers
         timers.attempts = 0
         if timers.retransmit != inf:

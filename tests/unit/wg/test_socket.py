@@ -183,9 +183,9 @@ def test_a_flood_gets_a_small_share_of_each_round_until_a_peer_is_heard(monkeypa
             b.pump.start()
             assert await b.packet() == A_TO_B
             await asyncio.sleep(0.05)
-            assert portions[:4] == [32, 16, 8, 4]
-            assert set(portions[4:-3]) <= {4, 32}
-            assert 32 in portions[4:]  # after the peer's packet
+            assert portions[:5] == [1, 32, 16, 8, 4]
+            assert set(portions[5:-3]) <= {4, 32}
+            assert 32 in portions[5:]  # after the peer's packet
             assert sum(portions) == 141
 
     asyncio.run(main())
