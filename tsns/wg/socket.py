@@ -1,8 +1,8 @@
 """The pump between TUN, UDP sockets and router (ring 1).
 
 Plain synchronous code that the event loop calls when a descriptor is readable: no task, no future and no callback for a
-packet. A wake-up reads two trains, or a bounded number of small packets, hands them to the router as one list and sends what
-comes of it; what is left wakes us again: more of them at once would only let the other direction wait. One timer serves all
+packet. A wake-up reads up to four trains, or a bounded number of small packets, hands them to the router as one list and sends what
+comes of it; what is left wakes us again: fewer cost more processor time for each, more only let the other direction wait. One timer serves all
 deadlines. DERP goes through a function of its owner, who pauses the reading of the TUN while its queues are full: packets then
 wait in the kernel's queue, and programs slow down.
 """
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 TUN_PACKETS_PER_WAKE_UP: Final = 32
 UDP_DATAGRAMS_PER_WAKE_UP: Final = 32
 MIN_UDP_DATAGRAMS_PER_WAKE_UP: Final = 4  # while what comes is a stranger's, see `_UdpPortion`
-TRAIN_COUNTS_AS: Final = 16  # so many packets of a wake-up's
+TRAIN_COUNTS_AS: Final = 8  # packets, of those that a wake-up reads
 SMALL_BYTES: Final = 2048  # what is longer than one packet of ours is a train
 MIN_TIMER_DELAY_S: Final = 0.001
 
