@@ -40,9 +40,9 @@ log = logging.getLogger(__name__)
 
 QUEUE_HIGH_BYTES: Final = 64 << 10  # from here on the TUN should not be read
 QUEUE_LOW_BYTES: Final = 16 << 10  # and from here on again
-# Written at once, the event loop's other work in between: a relay keeps 32 packets for each receiver and drops the oldest of more, so
+# Written at once, with the event loop's other work in between: a relay keeps 32 packets for each receiver and drops the oldest of more, so
 # that a whole train at once would push out its own beginning.
-BURST_PACKETS: Final = 16
+BURST_PACKETS: Final = 24
 TCP_NOTSENT_LOWAT: Final = 25
 NOTSENT_BYTES: Final = 16 << 10  # with the kernel and not on its way as yet: more would only be delay
 STUCK_S: Final = 2.0  # without progress for so long, a connection pushes back no more
