@@ -24,14 +24,14 @@ class Agenda(Generic[Item]):
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Item]] = []  # an entry counts if its item is still due then
-        self._entries = 0
+        self.entries = 0  # made so far: while there is no new one, no deadline has come nearer
 
     def schedule(self, item: Item, at: float) -> None:
         """See to it that the item is called by then; infinity: it has nothing to wait for."""
         if at < item.scheduled_at:
             item.scheduled_at = at
-            self._entries += 1
-            heapq.heappush(self._heap, (at, self._entries, item))
+            self.entries += 1
+            heapq.heappush(self._heap, (at, self.entries, item))
 
     def drop(self, item: Item) -> None:
         """Call this item no more."""

@@ -11,6 +11,7 @@ from typing import Any, Final
 DEFAULT_LOGIN_SERVER: Final = "https://controlplane.tailscale.com"
 DEFAULT_TIMEOUT_S: Final = 60.0
 DEFAULT_CAPABILITY_VERSION: Final = 131
+DATA_PLANES: Final = ("native", "python")
 SECRETS: Final = (
     "auth_key",
     "https_proxy",
@@ -55,6 +56,7 @@ class NodeConfig:
     accept_unverified_peers: bool = False
     direct: bool = True  # whether direct paths are looked for, which tell peers our addresses
     port: int = 0  # of the UDP sockets on the host; 0: any
+    data_plane: str = ""  # what seals and opens packets, one of `DATA_PLANES`; empty: the fastest that is there
     timeout_s: float = DEFAULT_TIMEOUT_S
     capability_version: int = DEFAULT_CAPABILITY_VERSION
     tls_roots: str = ""  # a PEM file, as SSL_CERT_FILE names it; empty: the system's

@@ -15,7 +15,8 @@ class Counters:
 
     def add(self, reason: str, count: int = 1) -> None:
         """Count it."""
-        self._counts[reason] = self._counts.get(reason, 0) + count
+        if count:
+            self._counts[reason] = self._counts.get(reason, 0) + count
 
     def __getitem__(self, reason: str) -> int:
         return self._counts.get(reason, 0)

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from tsns import auth_key
 from tsns.config import (
+    DATA_PLANES,
     DEFAULT_CAPABILITY_VERSION,
     DEFAULT_LOGIN_SERVER,
     DEFAULT_TIMEOUT_S,
@@ -96,6 +97,12 @@ def _read_port(text: str) -> int:
     return int(text)
 
 
+def _read_data_plane(text: str) -> str:
+    if text not in DATA_PLANES:
+        raise ValueError(f"it must be {' or '.join(DATA_PLANES)}")
+    return text
+
+
 def _read_capability(text: str) -> int:
     if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:9]) <= MAX_CAPABILITY_VERSION:
         raise ValueError(f"it must be a whole number from 1 to {MAX_CAPABILITY_VERSION}")
@@ -169,6 +176,14 @@ SETTINGS: Final = (
     ),
     Flag("port", "UDP port on the host for direct paths [default: any]", "N", field="port", read=_read_port),
     Flag(
+        "data-plane",
+        "What seals and opens packets: native or python [default: native where it is built]",
+        "ENGINE",
+        field="data_plane",
+        environment=("TSNS_DATA_PLANE",),
+        read=_read_data_plane,
+    ),
+    Flag(
         "timeout",
         f"How long to wait until the node is ready [default: {DEFAULT_TIMEOUT_S:.0f}]",
         "SECONDS",
@@ -194,6 +209,7 @@ _REMEMBERED: Final[Mapping[str, type]] = {
     "accept_unverified_peers": bool,
     "direct": bool,
     "port": int,
+    "data_plane": str,
     "capability_version": int,
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -73,6 +74,12 @@ class UdpSource:
             return host.encode()
 
 
+@functools.lru_cache(maxsize=1024)
+def udp_source(address: Endpoint) -> UdpSource:
+    """The source at an address: most datagrams come from the same few."""
+    return UdpSource(address)
+
+
 @dataclass(frozen=True, slots=True)
 class DerpSource:
     """A frame through the relay of this region, by its word from this node."""
@@ -111,12 +118,22 @@ class Train(NamedTuple):
         return [data] if len(data) <= stride else [data[at : at + stride] for at in range(0, len(data), stride)]
 
 
+def messages(trains: Iterable[Train]) -> list[bytes]:
+    """What is in these trains, each message by itself."""
+    return [message for train in trains for message in train.messages()]
+
+
 @dataclass(frozen=True, slots=True)
 class SendUdp:
-    """Send these datagrams to this numeric address and port."""
+    """Send these messages to this numeric address and port, a datagram each."""
 
     address: Endpoint
-    datagrams: list[bytes]
+    trains: list[Train]
+
+    @property
+    def datagrams(self) -> list[bytes]:
+        """The messages, each by itself."""
+        return messages(self.trains)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,4 +142,9 @@ class SendDerp:
 
     region: int
     peer: NodePublic
-    datagrams: list[bytes]
+    trains: list[Train]
+
+    @property
+    def datagrams(self) -> list[bytes]:
+        """The messages, each by itself."""
+        return messages(self.trains)

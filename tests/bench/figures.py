@@ -28,8 +28,12 @@ class Figure:
     @property
     def ratio(self) -> float | None:
         """tsns's median by tailscaled's."""
-        ours, theirs = self.median(OURS), self.median(THEIRS)
-        return None if ours is None or not theirs else ours / theirs
+        return self.ratio_of(OURS)
+
+    def ratio_of(self, contender: str) -> float | None:
+        """A contender's median by tailscaled's."""
+        theirs, other = self.median(THEIRS), self.median(contender)
+        return None if other is None or not theirs else other / theirs
 
     def as_json(self) -> dict[str, Any]:
         """For --json."""
@@ -40,6 +44,7 @@ class Figure:
             "unit": self.unit,
             "median": medians,
             "ratio": self.ratio,
+            "ratios": {contender: self.ratio_of(contender) for contender in self.samples if contender != THEIRS},
             "samples": self.samples,
         }
 
@@ -59,6 +64,11 @@ class Figures:
         """The lines."""
         return list(self._figures.values())
 
+    def contenders(self, order: Sequence[str]) -> list[str]:
+        """Those of whom there is a sample, in this order."""
+        known = {contender for figure in self._figures.values() for contender in figure.samples}
+        return [contender for contender in order if contender in known]
+
 
 def table(figures: Iterable[Figure]) -> str:
     """A Markdown table: medians, the smallest and the largest sample, and the ratio."""
@@ -67,6 +77,20 @@ def table(figures: Iterable[Figure]) -> str:
         (f"{figure.part}: {figure.what}", figure.unit, *(_cell(figure, who) for who in (OURS, THEIRS)), _ratio(figure))
         for figure in figures
     ]
+    return markdown_table([head, *rows])
+
+
+def comparison(figures: Iterable[Figure], contenders: Sequence[str]) -> str:
+    """A Markdown table of any contenders side by side, each but tailscaled with its ratio to tailscaled after it."""
+    head = ["figure", "unit"]
+    for who in contenders:
+        head += [who] if who == THEIRS else [who, "ratio"]
+    rows = []
+    for figure in figures:
+        row = [f"{figure.part}: {figure.what}", figure.unit]
+        for who in contenders:
+            row += [_cell(figure, who)] if who == THEIRS else [_cell(figure, who), _ratio(figure, who)]
+        rows.append(row)
     return markdown_table([head, *rows])
 
 
@@ -91,8 +115,9 @@ def _cell(figure: Figure, contender: str) -> str:
     return spread(found) if found else ""
 
 
-def _ratio(figure: Figure) -> str:
-    return "" if figure.ratio is None else f"{figure.ratio:.2f}"
+def _ratio(figure: Figure, contender: str = OURS) -> str:
+    ratio = figure.ratio_of(contender)
+    return "" if ratio is None else f"{ratio:.2f}"
 
 
 def number(value: float) -> str:

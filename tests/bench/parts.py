@@ -49,6 +49,8 @@ class Bench:
     quick: bool
     control: str = TESTCONTROL  # for the parts about paths; what others do with it, only this one can
     grid: Grid = field(default_factory=Grid)
+    stream_s: float = 3.0  # how long each stream of the parts about the data plane lasts
+    speeds: Figures = field(default_factory=Figures)  # of those parts, which have more contenders
     notes: list[str] = field(default_factory=list)  # what a reader of the figures has to know
 
     def add(self, part: str, what: str, unit: str, contender: str, value: float) -> None:
@@ -132,7 +134,7 @@ def peers(bench: Bench) -> None:
     """How time and memory grow with the tailnet."""
     for count in (10, 1000) if bench.quick else (10, 100, 1000, 10_000):
         with new_tailnet() as net:
-            _control(net).tell(f"fake {count}")
+            upstream(net).tell(f"fake {count}")
             for number in range(bench.rounds):
                 for contender in in_turn(number):
                     with CONTENDERS[contender](net) as station:
@@ -142,14 +144,14 @@ def peers(bench: Bench) -> None:
 def _add_growth(bench: Bench, station: Station, count: int) -> None:
     began = time.perf_counter()
     station.up()
-    known_s = _wait_for_peers(station, count) - began
+    known_s = wait_for_peers(station, count) - began
     pids = station.pids()
     bench.add("peers", f"{count:,}: all known", "s", station.contender, known_s)
     bench.add("peers", f"{count:,}: CPU", "s", station.contender, cpu_s(pids))
     _add_memory(bench, "peers", station.contender, memory(pids), f", {count:,}")
 
 
-def _wait_for_peers(station: Station, count: int) -> float:
+def wait_for_peers(station: Station, count: int) -> float:
     """When the first question was asked whose answer had them all: the contenders' command lines are not equally quick."""
 
     def look() -> float | None:
@@ -164,17 +166,17 @@ def deltas(bench: Bench) -> None:
     count, seconds = (1000, 3) if bench.quick else (10_000, 60)
     for contender in CONTENDERS:
         with new_tailnet() as net, CONTENDERS[contender](net) as old, CONTENDERS[contender](net) as new:
-            _control(net).tell(f"fake {count}")  # before them: tailscaled's status cannot bear a fake half made
+            upstream(net).tell(f"fake {count}")  # before them: tailscaled's status cannot bear a fake half made
             old.up()
             new.up()
-            _wait_for_peers(new, count)
+            wait_for_peers(new, count)
             address, netns = old.address(), new.netns()
             first_pong(new, address)
             pids = new.pids()
             time.sleep(STORM_DRAIN_S)
             before = cpu_s(pids)
             stream = threading.Thread(
-                target=_control(net).tell, args=(f"storm {_name(new)} {seconds * STORM_RATE} {STORM_RATE}",)
+                target=upstream(net).tell, args=(f"storm {node_name(new)} {seconds * STORM_RATE} {STORM_RATE}",)
             )
             stream.start()
             words = ("ping", "-n", "-q", f"-i{STORM_PING_S}", f"-c{int(seconds / STORM_PING_S)}", "-W2", address)
@@ -189,7 +191,7 @@ def deltas(bench: Bench) -> None:
             _add_memory(bench, "deltas", contender, memory(pids), f" after {what}")
 
 
-def _name(station: Station) -> str:
+def node_name(station: Station) -> str:
     """The host name by which the control server knows a station's node."""
     return f"{station.host.name}-one" if isinstance(station, OurStation) else station.host.name
 
@@ -228,7 +230,8 @@ def _their_nodes(net: Tailnet, count: int) -> Iterator[list[int]]:
         yield [pid for station in stations for pid in station.pids()]
 
 
-def _control(net: Tailnet) -> UpstreamControl:
+def upstream(net: Tailnet) -> UpstreamControl:
+    """The test control server of a tailnet that has one: it does what it is told."""
     assert isinstance(net.control, UpstreamControl)
     return net.control
 

@@ -48,6 +48,12 @@ def cpu_s(pids: Iterable[int]) -> float:
     return total / NS
 
 
+def spent_s(pids: Iterable[int]) -> float:
+    """The processor time, user and system, of these processes so far, with that of threads that have ended; in clock ticks of 10 ms."""
+    fields = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids)
+    return sum(int(found[11]) + int(found[12]) for found in fields) / os.sysconf("SC_CLK_TCK")
+
+
 def parent(pid: int) -> int:
     """The process that this one's parent is."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

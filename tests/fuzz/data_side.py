@@ -46,8 +46,9 @@ from tsns.paths.peer_paths import Reach
 from tsns.proto import packets
 from tsns.proto.addresses import pack, pack_endpoint
 from tsns.proto.types import DERPNode, DNSConfig, DNSRecord, FilterRule, Node, decode
+from tsns.proto.virtio import frame_of
 from tsns.sealed_box import SealedBox
-from tsns.ways import DerpSource, SendUdp, UdpSource
+from tsns.ways import DerpSource, SendUdp, Train, UdpSource
 from tsns.wg.cookie import CookieGuard, CookieJar
 from tsns.wg.device import Deliver, Device, Output, SessionUp, Transmit
 from tsns.wg.handshake import NO_PRESHARED_KEY, OwnKey, PeerKey, SessionKeys, initiate
@@ -263,7 +264,7 @@ def wireguard(data: bytes) -> None:
     for what, piece in Instructions(data).steps(8):
         now += what >> 4
         source = UdpSource(THERE) if what & 8 else DerpSource(7, THEIRS.public)
-        _check(device.receive([line.message(what, piece), piece], source, now))
+        _check(device.receive([Train.of(line.message(what, piece)), Train.of(piece)], source, now))
         deadline = device.deadline()
         if deadline is not None and what & 0x40:
             now = max(now, deadline)
@@ -275,9 +276,9 @@ def wireguard(data: bytes) -> None:
 def _check(outputs: list[Output]) -> None:
     for output in outputs:
         match output:
-            case Deliver(peer=peer, packets=delivered):
+            case Deliver(peer=peer):
                 assert peer == THEIRS.public
-                assert all(packets.source(each) in {PEER, PEER6} for each in delivered)
+                assert all(packets.source(each) in {PEER, PEER6} for each in output.packets)
             case Transmit(peer=peer) | SessionUp(peer=peer):
                 assert peer == THEIRS.public
 
@@ -313,9 +314,9 @@ def router(data: bytes) -> None:
             message = line.message(what, piece)
         before = way.path_status(THEIRS.public)
         if what & 0x10:
-            outputs = way.inbound_udp([(message, THERE), (piece, ("fe80::1%eth0", 9))], now)
+            outputs = way.inbound_udp([(Train.of(message), THERE), (Train.of(piece), ("fe80::1%eth0", 9))], now)
         elif what & 0x20:
-            outputs = way.outbound([piece, message], now)
+            outputs = way.outbound([frame_of(piece), frame_of(message)], now)
         else:
             way.set_jailed([THEIRS.public] if what & 0x40 else [])
             outputs = way.inbound_derp(7, [(THEIRS.public, message), (STRANGER, piece)], now)

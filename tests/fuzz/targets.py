@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tests.fuzz import control_side, data_side, home_side, local_side
+from tests.fuzz import control_side, data_side, home_side, local_side, train_side
 from tsns.error import ProtocolError
 
 MAX_CASE_BYTES: Final = 4096
@@ -101,6 +101,10 @@ _WIREGUARD: Final = (
         "\\x11\\x22\\x33\\x44",
     ),
     *("\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff", "TS\\xf0\\x9f\\x92\\xac", "\\x21\\x12\\xa4\\x42"),
+)
+_VIRTIO: Final = (
+    *("\\x01\\x01\\x28\\x00", "\\x01\\x04\\x3c\\x00", "\\x01\\x05\\x1c\\x00", "\\x01\\x81\\x28\\x00"),
+    *("\\x14\\x00\\x10\\x00", "\\x28\\x00\\x10\\x00", "\\x14\\x00\\x06\\x00"),
 )
 _DISCO: Final = (
     *("TS\\xf0\\x9f\\x92\\xac", "\\x01\\x00", "\\x02\\x00", "\\x03\\x00", "\\x03\\x01"),
@@ -199,6 +203,8 @@ TARGETS: Final = (
     # peers and strangers
     Target("wireguard", data_side.wireguard, data_side.wireguard_seeds(), words=(*_WIREGUARD, *_PACKET)),
     Target("router", data_side.router, data_side.router_seeds(), words=(*_WIREGUARD, *_DISCO, *_PACKET)),
+    Target("sealed-frames", train_side.sealed_frames, train_side.sealed_frames_seeds(), words=(*_PACKET, *_VIRTIO)),
+    Target("opened-trains", train_side.opened_trains, train_side.opened_trains_seeds(), words=(*_WIREGUARD, *_PACKET)),
     Target("disco", data_side.disco, data_side.disco_seeds(), words=_DISCO),
     Target(
         "stun",

@@ -6,6 +6,7 @@ Each module's docstring says which ring it is in; the table below pins those tha
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -37,6 +38,7 @@ PINNED = {
     "tsns.netns": 1,
     "tsns.derp.client": 1,
     "tsns.control.client": 1,
+    "tsns.wg.offload": 1,
     "tsns.wg.socket": 1,
     "tsns.dns.server": 1,
     "tsns.node": 1,
@@ -52,10 +54,11 @@ WORLDLY = frozenset(
     subprocess threading multiprocessing signal concurrent logging.handlers pyroute2 docker typer""".split()  # noqa: SIM905
 )
 ADDRESS_ARITHMETIC = frozenset({"inet_pton", "inet_ntop", "AF_INET", "AF_INET6"})  # of `socket`: neither opens anything
+TAMES_NUMPY = "tsns.wg.arrays"  # by the environment, while it is imported; that is the only way
 
 # The way to a command inside a running node: milliseconds count.
 QUICK = ["tsns.node.client", "tsns.attach.process", "tsns.config", "tsns.__main__"]
-HEAVY = ["typer", "pyroute2", "asyncio", "cryptography", "docker"]
+HEAVY = ["typer", "pyroute2", "asyncio", "cryptography", "docker", "numpy"]
 
 
 @dataclass(frozen=True)
@@ -157,13 +160,41 @@ def test_the_pure_do_not_touch_the_world(name: str) -> None:
     worldly = {imported for imported in MODULES[name].imports() if imported in WORLDLY}
     if "socket" in worldly and MODULES[name].uses_only_arithmetic_of_socket():
         worldly.remove("socket")
-    assert worldly == set()
+    assert worldly == ({"os"} if name == TAMES_NUMPY else set())
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_only_netns_speaks_netlink(name: str) -> None:
     if not name.startswith("tsns.netns"):
         assert [imported for imported in MODULES[name].imports() if imported.partition(".")[0] == "pyroute2"] == []
+
+
+def test_numpy_comes_alone_and_leaves_no_trace() -> None:
+    script = f"""if True:
+        import os
+        before = dict(os.environ)
+        import {TAMES_NUMPY}
+        print(len(os.listdir("/proc/self/task")), before == dict(os.environ))"""
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.split() == ["1", "True"]
+
+
+@pytest.mark.parametrize("name", ["tsns.node.engine", "tsns.wg.transport", "tsns.wg.scalar_transport"])
+def test_only_the_python_engine_loads_numpy(name: str) -> None:
+    script = f"import sys, {name}; print('numpy' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "False\n"
 
 
 @pytest.mark.parametrize("name", MODULES)

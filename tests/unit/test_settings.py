@@ -58,6 +58,7 @@ def test_every_setting_has_a_field_and_every_field_is_read(tmp_path: Path) -> No
         accept-unverified-peers = true
         direct = false
         port = 41641
+        data-plane = "python"
         timeout = 2.5
         capver = 113
         """,
@@ -76,6 +77,7 @@ def test_every_setting_has_a_field_and_every_field_is_read(tmp_path: Path) -> No
         accept_unverified_peers=True,
         direct=False,
         port=41641,
+        data_plane="python",
         timeout_s=2.5,
         capability_version=113,
         tls_roots="/roots.pem",
@@ -100,6 +102,7 @@ def test_every_setting_has_a_field_and_every_field_is_read(tmp_path: Path) -> No
         ({"timeout": "nan"}, "--timeout"),
         ({"timeout": "inf"}, "--timeout"),
         ({"timeout": "soon"}, "--timeout"),
+        ({"data-plane": "fortran"}, "--data-plane"),
         ({"capver": "0"}, "--capver"),
         ({"capver": "1e2"}, "--capver"),
         ({"capver": "9999999999999999"}, "--capver"),
@@ -239,3 +242,9 @@ def test_the_name_of_a_nameless_run() -> None:
 def test_a_wrong_name_is_a_usage_error() -> None:
     with pytest.raises(UsageError):
         settings.node_config("Web!", {}, {}, files=[])
+
+
+def test_the_environment_names_the_data_plane() -> None:
+    assert config(environ={"TSNS_DATA_PLANE": "python"}).data_plane == "python"
+    assert config({"data-plane": "native"}, environ={"TSNS_DATA_PLANE": "python"}).data_plane == "native"
+    assert not config().data_plane  # whatever is there

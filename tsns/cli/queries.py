@@ -65,6 +65,8 @@ def status(
         output.answer(_selected(found, peers=peers, active=active))
     else:
         output.lines(tables.status_lines(found, time.time(), peers=peers, active=active))
+        if verbose:
+            output.lines(tables.inner_lines(found))
     return 0 if found["state"] in tables.RUNNING_STATES else 1
 
 

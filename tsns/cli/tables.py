@@ -146,6 +146,20 @@ def _ago(seconds: float) -> str:
     return f"{max(seconds, 0):.0f} s ago"
 
 
+def inner_lines(status: Object) -> list[str]:
+    """What `status -v` adds: the data plane with the kernel's offloads, and what was dropped."""
+    data_plane = status.get("data_plane") or {}
+    offloads = data_plane.get("offloads") or {}
+    lines = ["", f"data plane: {cell(data_plane.get('engine'))}"]
+    for word, wanted in (("with", True), ("without", False)):
+        names = [cell(name) for name, is_on in offloads.items() if bool(is_on) is wanted]
+        if names:
+            lines.append(f"  {word} {', '.join(names)}")
+    drops = sorted((status.get("drops") or {}).items(), key=lambda item: -item[1])
+    lines += ["", "dropped:" if drops else "nothing was dropped"]
+    return lines + columns([[f"  {count}", cell(reason)] for reason, count in drops])
+
+
 def _row(peer: Object, state: str) -> list[str]:
     addresses = peer.get("addresses") or [""]
     return [cell(addresses[0]), cell(peer.get("name")), cell(peer.get("user")), cell(peer.get("os")), state]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import ssl
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
@@ -115,7 +116,7 @@ class DerpClients:
     def route(self, peer: NodePublic, home: int) -> int | None:
         """The region over which to send to a peer whose home is `home` (0: unknown); None where there is no way."""
         relay = self._relays.get(home)
-        if relay is not None and relay.usable:
+        if relay is not None and relay.usable and not relay.heard.may_be_absent(peer, time.monotonic()):
             return home
         usable = [relay for relay in self._relays.values() if relay.usable]
         heard = [(at, relay.number) for relay in usable if (at := relay.heard.at(peer)) is not None]

@@ -37,7 +37,11 @@ class _Train:
     at: float
     peer: NodePublic
     packets: list[bytes]
-    size: int
+
+    @property
+    def size(self) -> int:
+        """In bytes as frames."""
+        return sum(map(len, self.packets)) + _FRAME_BYTES * len(self.packets)
 
 
 class PacketQueue:
@@ -55,24 +59,31 @@ class PacketQueue:
 
     def push(self, peer: NodePublic, packets: list[bytes], now: float, reason: Drop) -> None:
         """Add a train; `reason` is why others have to go if there are too many. The last train always stays."""
-        size = sum(map(len, packets)) + _FRAME_BYTES * len(packets)
-        self._trains.append(_Train(now, peer, packets, size))
-        self.bytes += size
+        train = _Train(now, peer, packets)
+        self._trains.append(train)
+        self.bytes += train.size
         while self.bytes > self._max_bytes and len(self._trains) > 1:
             self._drop_oldest(reason)
 
-    def take(self, budget_bytes: int, now: float) -> list[tuple[NodePublic, list[bytes]]]:
-        """Take out the oldest trains until they have so many bytes as frames; what has waited too long is dropped."""
+    def take(self, count: int, now: float) -> list[tuple[NodePublic, list[bytes]]]:
+        """Take out so many of the oldest packets; what has waited too long is dropped."""
         taken: list[tuple[NodePublic, list[bytes]]] = []
-        while self._trains and budget_bytes > 0:
+        while self._trains and count > 0:
             if now - self._trains[0].at > self._max_age_s:
                 self._drop_oldest(Drop.TOO_OLD)
                 continue
             train = self._trains.popleft()
             self.bytes -= train.size
-            budget_bytes -= train.size
-            taken.append((train.peer, train.packets))
+            if len(train.packets) > count:
+                self._put_back(train, train.packets[count:])
+            taken.append((train.peer, train.packets[:count]))
+            count -= len(train.packets)
         return taken
+
+    def _put_back(self, train: _Train, rest: list[bytes]) -> None:
+        left = _Train(train.at, train.peer, rest)
+        self._trains.appendleft(left)
+        self.bytes += left.size
 
     def clear(self, reason: Drop) -> None:
         """Drop everything."""

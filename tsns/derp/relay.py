@@ -19,6 +19,7 @@ import enum
 import logging
 import os
 import random
+import socket
 import ssl
 import time
 from collections.abc import Callable, Collection
@@ -39,7 +40,11 @@ log = logging.getLogger(__name__)
 
 QUEUE_HIGH_BYTES: Final = 64 << 10  # from here on the TUN should not be read
 QUEUE_LOW_BYTES: Final = 16 << 10  # and from here on again
-BATCH_BYTES: Final = 32 << 10  # written at once
+# Written at once, with the event loop's other work in between: a relay keeps 32 packets for each receiver and drops the oldest of more, so
+# that a whole train at once would push out its own beginning.
+BURST_PACKETS: Final = 24
+TCP_NOTSENT_LOWAT: Final = 25
+NOTSENT_BYTES: Final = 16 << 10  # with the kernel and not on its way as yet: more would only be delay
 STUCK_S: Final = 2.0  # without progress for so long, a connection pushes back no more
 DEAD_S: Final = 10.0  # and is given up after so long
 IDLE_S: Final = 60.0  # a relay that is not home is left when nothing was written for so long
@@ -128,10 +133,12 @@ class Relay:
         self._wanted_until = now + self._limits.idle_s
         session, writer = self._session, self._writer
         if self.usable and not self.queue and session and writer and not writer.transport.get_write_buffer_size():
-            data = session.forward(peer, packets, now)
+            data = session.forward(peer, packets[:BURST_PACKETS], now)
             if data:
                 writer.write(data)
-            return
+            packets = packets[BURST_PACKETS:]
+            if not packets:
+                return
         reason = Drop.STUCK if self.stuck else Drop.QUEUE_FULL if self.usable else Drop.NOT_CONNECTED
         self.queue.push(peer, packets, now, reason)
         self._update_flow()
@@ -252,9 +259,11 @@ class Relay:
     async def _serve(self, connection: Dialled) -> None:
         """Run a connection to its end; returns where we ended it for being idle, RetryableError where it was lost."""
         reader, writer = connection.reader, connection.writer
+        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, NOTSENT_BYTES)
         writer.transport.set_write_buffer_limits(high=1, low=0)  # so that `drain` returns when TLS has passed on all
         started_at = time.monotonic()
         session = self._session = Session(self._owner.key, os.urandom, started_at)
+        self.heard = Heard(started_at)
         self._writer, self.node, self._end_reason = writer, connection.node, None
         self._watch()
         pump = asyncio.create_task(self._write(session, writer), name=f"derp-{self.number}-write")
@@ -319,6 +328,7 @@ class Relay:
                     writer.write(self._take_batch(session))
                     await self._drain(writer)
                     self._update_flow()
+                    await asyncio.sleep(0)  # nobody waits in `drain` for a kernel that has taken all
                 await self._wake.wait()
         except OSError as error:
             self._end(str(error) or "the connection was lost")
@@ -346,7 +356,7 @@ class Relay:
 
     def _take_batch(self, session: Session) -> bytes:
         now = time.monotonic()
-        return b"".join(session.forward(peer, packets, now) for peer, packets in self.queue.take(BATCH_BYTES, now))
+        return b"".join(session.forward(peer, packets, now) for peer, packets in self.queue.take(BURST_PACKETS, now))
 
     def _watch(self) -> None:
         """Let time pass for the connection: its silence, its idleness; and see to it that this happens again."""
@@ -385,7 +395,7 @@ class Relay:
             self._watchdog = None
         self.take_counts()
         self._session = self._writer = None
-        self.heard.clear()
+        self.heard = Heard()
         self.health = ""
         self.stuck = False
         self._update_flow()

@@ -29,7 +29,9 @@ PING: Final = 1
 PONG: Final = 2
 CALL_ME_MAYBE: Final = 3
 MAX_CALLED_ENDPOINTS: Final = 32  # of a call-me-maybe; the others are passed over
-MAX_BOXES: Final = 1024  # shared keys kept; others are computed again
+MAX_BOXES: Final = (
+    128  # shared secrets kept, of half a kilobyte each: the rest are worked out anew when they are needed
+)
 
 _HEAD_BYTES: Final = len(MAGIC) + KEY_BYTES
 

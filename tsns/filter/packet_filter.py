@@ -29,7 +29,18 @@ from typing import Final
 from tsns.filter.addresses import AddressSet, span
 from tsns.filter.rules import CapabilityHolders, RuleSet, compile_rules
 from tsns.proto.addresses import Prefix, pack
-from tsns.proto.packets import NO_ICMP, TCP_ACK, TCP_SYN, Fields, Protocol, RejectReason, decode
+from tsns.proto.packets import (
+    IPV4_HEADER_BYTES,
+    IPV6_HEADER_BYTES,
+    NO_ICMP,
+    TCP_ACK,
+    TCP_HEADER_BYTES,
+    TCP_SYN,
+    Fields,
+    Protocol,
+    RejectReason,
+    decode,
+)
 from tsns.proto.types import FilterRule
 
 MAX_FLOWS: Final = 512
@@ -42,6 +53,7 @@ _SYN_ACK: Final = TCP_SYN | TCP_ACK
 
 # The enum's members as plain numbers: these are compared for every packet.
 _TCP: Final = int(Protocol.TCP)
+_UDP: Final = int(Protocol.UDP)
 _TSMP: Final = int(Protocol.TSMP)
 _WITH_FLOWS: Final = frozenset({int(Protocol.UDP), int(Protocol.SCTP)})
 
@@ -79,6 +91,8 @@ class PacketFilter:
         self._verdicts: dict[tuple[int, bytes, bytes, int], bool] = {}
         self._flows = _Flows()
         self._jailed_flows = _Flows()
+        # The flow of the packet that passed last: most packets are of the same one, and need not be looked at closely.
+        self._passed_out = self._passed_in = b""
 
     @property
     def rules(self) -> RuleSet:
@@ -104,13 +118,26 @@ class PacketFilter:
         self._local = AddressSet(span(prefix) for prefix in local)
         self._shields_up = shields_up
         self._verdicts.clear()
+        self._passed_out = self._passed_in = b""
         self._ready = True
 
-    def outbound(self, data: bytes, *, jailed: bool = False) -> Drop | None:
-        """Judge a packet of the host's; None lets it pass, and the answers to it later. `jailed`: it goes to a jailed peer."""
+    def outbound(self, data: bytes, size: int | None = None, *, jailed: bool = False) -> Drop | None:
+        """Judge a packet of the host's; None lets it pass, and the answers to it later. `jailed`: it goes to a jailed peer.
+
+        `data` may be only its first HEAD_BYTES where `size` is given. A verdict on a super-packet is one on each packet in it.
+        """
+        flow = None if size is None or jailed else _plain_flow(data, size)
+        if flow is not None and flow == self._passed_out:
+            return None
+        drop = self._outbound(data, size, jailed=jailed)
+        if drop is None and flow is not None:
+            self._passed_out = flow
+        return drop
+
+    def _outbound(self, data: bytes, size: int | None, *, jailed: bool) -> Drop | None:
         if not self._ready:
             return Drop.NO_NETMAP
-        fields = decode(data)
+        fields = decode(data, size)
         if fields is None:
             return Drop.MALFORMED
         protocol, source, destination, later_fragment = fields[1], fields[2], fields[3], fields[8]
@@ -124,13 +151,22 @@ class PacketFilter:
             flows.remember((protocol, destination, source, fields[5], fields[4]))
         return None
 
-    def inbound(self, data: bytes, *, jailed: bool = False) -> Drop | None:
-        """Judge a packet out of the tunnel, whose source has been checked against its sender; None lets it pass."""
+    def inbound(self, data: bytes, size: int | None = None, *, jailed: bool = False) -> Drop | None:
+        """Judge a packet out of the tunnel, whose source has been checked against its sender; None lets it pass. See `outbound`."""
+        flow = None if size is None or jailed else _plain_flow(data, size)
+        if flow is not None and flow == self._passed_in:
+            return None
+        drop = self._inbound(data, size, jailed=jailed)
+        if drop is None and flow is not None:
+            self._passed_in = flow
+        return drop
+
+    def _inbound(self, data: bytes, size: int | None, *, jailed: bool) -> Drop | None:
         if not self._ready:
             return Drop.NO_NETMAP
         if not data:
             return None
-        fields = decode(data)
+        fields = decode(data, size)
         if fields is None:
             return Drop.MALFORMED
         destination = fields[3]
@@ -175,6 +211,26 @@ class PacketFilter:
                 self._verdicts.clear()
             self._verdicts[key] = verdict
         return verdict
+
+
+def _plain_flow(head: bytes, size: int) -> bytes | None:
+    """Protocol, addresses and ports, of a packet whose verdict is that of its flow: TCP without SYN and UDP, whole and without any
+    options of IP; None for others.
+    """
+    if len(head) < IPV4_HEADER_BYTES + TCP_HEADER_BYTES:
+        return None
+    if head[0] == 0x45:
+        if head[2] << 8 | head[3] == size and not head[6] & 0x3F and not head[7]:
+            protocol = head[9]
+            if protocol == _UDP or (protocol == _TCP and not head[33] & TCP_SYN):
+                return head[9:10] + head[12:24]
+    elif len(head) < IPV6_HEADER_BYTES + TCP_HEADER_BYTES:
+        return None
+    elif head[0] >> 4 == 6 and IPV6_HEADER_BYTES + (head[4] << 8 | head[5]) == size:
+        protocol = head[6]
+        if protocol == _UDP or (protocol == _TCP and not head[53] & TCP_SYN):
+            return head[6:7] + head[8:44]
+    return None
 
 
 def _forbidden_destination(destination: bytes) -> Drop | None:

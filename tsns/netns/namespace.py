@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 
 from tsns.netns import linux, netlink
 from tsns.netns.child import in_child
-from tsns.netns.tun import MTU_BYTES, TUN_NAME, open_tun
+from tsns.netns.tun import MTU_BYTES, SUPER_PACKET_BYTES, SUPER_PACKET_SEGMENTS, TUN_NAME, TUN_QUEUE_FRAMES, open_tun
 from tsns.proto.addresses import CGNAT_TEXT, SERVICE_V4_TEXT, SERVICE_V6_TEXT, ULA_TEXT
 
 Taken = TypeVar("Taken")
@@ -69,7 +69,11 @@ def _make(pin: Path) -> list[int]:
         for prefix in (CGNAT_TEXT, ULA_TEXT):
             ip.route("replace", dst=prefix, type="unreachable", priority=STANDING_METRIC)
         index = ip.link_lookup(ifname=TUN_NAME)[0]
-        ip.link("set", index=index, mtu=MTU_BYTES, state="up")
+        ip.link("set", index=index, mtu=MTU_BYTES, txqlen=TUN_QUEUE_FRAMES, state="up")
+        # Longer ones, where the kernel does not know these limits, are sent as two trains.
+        netlink.attempt(
+            ip.link, "set", index=index, gso_max_size=SUPER_PACKET_BYTES, gso_max_segs=SUPER_PACKET_SEGMENTS
+        )
     sockets = [
         _once_free(partial(_dns_socket, kind, address), deadline)
         for address in (SERVICE_V4_TEXT, SERVICE_V6_TEXT)

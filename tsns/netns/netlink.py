@@ -27,6 +27,17 @@ def connection() -> IPRoute:
     return IPRoute()
 
 
+def attempt(call: Callable[..., Any], *args: Any, **what: Any) -> bool:
+    """Do what an older kernel may not know; whether it did."""
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        call(*args, **what)
+    except NetlinkError:
+        return False
+    return True
+
+
 def ensure(call: Callable[..., Any], **what: Any) -> None:
     """Add something that may be there already."""
     from pyroute2.netlink.exceptions import NetlinkError

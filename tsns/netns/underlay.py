@@ -20,8 +20,11 @@ from tsns.proxies import DIRECT, Proxies
 CONNECT_TIMEOUT_S: Final = 10.0
 HAPPY_EYEBALLS_DELAY_S: Final = 0.2
 STREAM_LIMIT_BYTES: Final = 256 << 10
-UDP_BUFFER_BYTES: Final = 4 << 20
+UDP_BUFFER_BYTES: Final = 7 << 20  # a hundred trains: what comes while this process does something else
 TLS_READ_BYTES: Final = 64 << 10  # at once; asyncio gives each connection 256 KiB for it, and fills them with zeros
+
+_SO_SNDBUFFORCE: Final = 32
+_SO_RCVBUFFORCE: Final = 33
 
 asyncio.sslproto.SSLProtocol.max_size = TLS_READ_BYTES
 
@@ -85,8 +88,11 @@ def udp_socket(family: int, port: int) -> socket.socket:
     try:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-            sock.setsockopt(socket.SOL_SOCKET, option, UDP_BUFFER_BYTES)
+        for forced, asked in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, forced, UDP_BUFFER_BYTES)
+            except PermissionError:
+                sock.setsockopt(socket.SOL_SOCKET, asked, UDP_BUFFER_BYTES)  # as much of it as net.core.rmem_max lets
         sock.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", port))
         sock.setblocking(False)
     except OSError:

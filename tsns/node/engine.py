@@ -52,6 +52,7 @@ from tsns.proto.types import MapResponse, NetInfo
 from tsns.proxies import Proxies
 from tsns.state import Identity
 from tsns.wg.device import Device
+from tsns.wg.engines import choose, maker
 from tsns.wg.router import Event, Pong, Router, StunReply
 from tsns.wg.socket import TunPump, boot_time
 
@@ -100,7 +101,14 @@ class Engine:
         node_private = identity.node_key or NodePrivate.generate(secrets.token_bytes(KEY_BYTES))
         disco = DiscoPrivate.generate(secrets.token_bytes(KEY_BYTES))  # another one in each life
         self._filter = PacketFilter()
-        self._device = Device(node_private, secrets.token_bytes, wall_clock=time.time, latest_time=given.latest_time)
+        self._data_plane = choose(config.data_plane)
+        self._device = Device(
+            node_private,
+            secrets.token_bytes,
+            wall_clock=time.time,
+            latest_time=given.latest_time,
+            make_transport=maker(self._data_plane, join_udp=False),  # what the TUN takes is not known yet
+        )
         self._router = Router(self._device, self._filter, disco, direct=config.direct)
         self._peering = Peering(self._device, self._router, boot_time)
         self._pings = Pings()
@@ -394,6 +402,7 @@ class Engine:
             event=self._on_event,
             tun_lost=self._on_tun_lost,
         )
+        self._device.make_transport = maker(self._data_plane, join_udp=self._pump.offloads.tun_udp)
         self._arrange_reading()
         self._pump.start()
         self._reachability.set_pump(self._pump)
@@ -477,6 +486,10 @@ class Engine:
             "pid": os.getpid(),
             "rx_bytes": sum(peer["rx_bytes"] for peer in peers),
             "tx_bytes": sum(peer["tx_bytes"] for peer in peers),
+            "data_plane": {
+                "engine": self._data_plane,
+                "offloads": self._pump.offloads.named() if self._pump else {},
+            },
             "drops": {**self._router.counters.snapshot(), **{str(why): n for why, n in self._derp.drops.items()}},
         }
 

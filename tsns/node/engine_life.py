@@ -12,6 +12,7 @@ from tsns.netns import linux
 from tsns.node import netmap_cache, warm
 from tsns.node.engine import Engine, Given
 from tsns.proto.types import MapResponse
+from tsns.wg import engines
 
 UID_BASE: Final = 1_953_693_696  # plus the keeper's pid: engines cannot signal or trace one another
 
@@ -25,6 +26,7 @@ def live(given: Given, cache_fd: int, parent: int) -> NoReturn:
         inherited = [sock.fileno() for sock in (given.channel, given.api, *given.udp)]
         linux.close_all_but(*inherited, *([cache_fd] if cache_fd >= 0 else []))
         warm.load()
+        engines.choose(given.config.data_plane)
         tls = warm.tls(given.config.tls_roots)
         linux.drop_all_rights(UID_BASE + parent, parent)
         warm.watch_imports()

@@ -36,6 +36,7 @@ from tsns.keys import KEY_BYTES, LockPrivate, NodePrivate
 from tsns.proto.types import ControlKeys, EarlyNoise, Hostinfo, MapResponse, RegisterResponse, decode
 from tsns.sealed_box import SealedBox
 from tsns.state import Identity
+from tsns.wg.engines import choose
 
 LATE: Final = "imported after the fork: %s"
 READ_AT_A_START: Final = (ControlKeys, EarlyNoise, RegisterResponse, MapResponse, Hostinfo, ServerInfo)
@@ -58,6 +59,7 @@ def watch_imports() -> None:
 @functools.cache
 def load() -> None:
     """Load what is loaded by name, and try what sets itself up on its first use; the second time takes no time."""
+    choose()
     dns.rdata.load_all_types()  # type: ignore[no-untyped-call]  # a question may carry records of any type
     nobody = bytes(range(KEY_BYTES))
     Identity.load(Identity.generate().dump())

@@ -26,12 +26,13 @@ from tsns.error import ProtocolError
 from tsns.keys import DiscoPublic, NodePublic
 from tsns.paths.candidates import is_loopback, may_be_pinged
 from tsns.paths.disco_keys import DiscoKeys
-from tsns.paths.peer_path import Call, Change, Kind, PeerPath, Probe, Wish
+from tsns.paths.peer_path import HEARTBEAT_S, Call, Change, Kind, PeerPath, Probe, Wish
 from tsns.paths.plain_path import PlainPath
 from tsns.paths.sent_pings import SentPing, SentPings
 from tsns.proto.addresses import Endpoint, pack, parse_endpoint
-from tsns.ways import DerpPath, DerpSource, Path, SendDerp, SendUdp, Source, UdpPath, UdpSource, derp_path
+from tsns.ways import DerpPath, DerpSource, Path, SendDerp, SendUdp, Source, Train, UdpPath, UdpSource, derp_path
 
+_IN_OUTBOX: Final = 1 << 48
 # Our own endpoints are looked up again when a peer is told older ones: a NAT forgets after 30 s, or at once if it begins anew.
 FRESH_S: Final = 27.0
 FRESH_IN_DOUBT_S: Final = 5.0
@@ -214,7 +215,7 @@ class PeerPaths:
         out: list[Output] = []
         if wishes:
             self._do(peer, wishes, now, out)
-        else:
+        elif peer.scheduled_at > now + HEARTBEAT_S:  # a heartbeat is all that it can have set
             self._schedule(peer)
         return out
 
@@ -275,11 +276,13 @@ class PeerPaths:
         """Answer it, always to where it came from: that is what its NAT waits for."""
         if isinstance(source, DerpSource):
             pong = Pong(ping.transaction, (RELAY_ADDRESS, source.region))
-            out.append(SendDerp(source.region, peer.key, [self._sealer.seal(disco, pong)]))
+            out.append(SendDerp(source.region, peer.key, [Train.of(self._sealer.seal(disco, pong))]))
             return
         if not self._direct:
             return
-        out.append(SendUdp(source.address, [self._sealer.seal(disco, Pong(ping.transaction, source.address))]))
+        out.append(
+            SendUdp(source.address, [Train.of(self._sealer.seal(disco, Pong(ping.transaction, source.address)))])
+        )
         if not self._may_ping(source.address):
             return
         path = self._use(peer, now).path
@@ -346,6 +349,11 @@ class PeerPaths:
                 self._do(peer, peer.path.tick(now), now, out)
         return out
 
+    @property
+    def deadlines_set(self) -> int:
+        """How often a deadline came nearer so far, and another number while something waits for the next tick."""
+        return self._agenda.entries + (_IN_OUTBOX if self._outbox else 0)
+
     def deadline(self) -> float | None:
         """When `tick` is due at the latest; None when nothing is."""
         return 0.0 if self._outbox else self._agenda.deadline()
@@ -409,9 +417,9 @@ class PeerPaths:
             self._counters.add(DISCO_UNKNOWN)
             return False
         if isinstance(path, UdpPath):
-            out.append(SendUdp(path.address, [datagram]))
+            out.append(SendUdp(path.address, [Train.of(datagram)]))
         else:
-            out.append(SendDerp(path.region, peer.key, [datagram]))
+            out.append(SendDerp(path.region, peer.key, [Train.of(datagram)]))
         return True
 
 

@@ -16,7 +16,9 @@ from typing import Final
 IPV4_HEADER_BYTES: Final = 20
 IPV6_HEADER_BYTES: Final = 40
 FRAGMENT_HEADER_BYTES: Final = 8
+TCP_HEADER_BYTES: Final = 20  # without options
 MAX_PACKET_BYTES: Final = 0xFFFF
+HEAD_BYTES: Final = 128  # of a packet hold all headers that are looked at, and each of the short messages here whole
 HOP_LIMIT: Final = 64
 TOKEN_BYTES: Final = 8
 DISCO_KEY_BYTES: Final = 32
@@ -94,34 +96,39 @@ def parse(data: bytes) -> Packet | None:
     return None if fields is None else Packet(*fields)
 
 
-def decode(data: bytes) -> Fields | None:
-    """The same as `parse`, as a plain tuple in the order of Packet's fields: for code that sees every packet."""
+def decode(data: bytes, size: int | None = None) -> Fields | None:
+    """The same as `parse`, as a plain tuple in the order of Packet's fields: for code that sees every packet.
+
+    With `size` the packet is so long, and `data` its first HEAD_BYTES at most.
+    """
     version = data[0] >> 4 if data else 0
+    if size is None:
+        size = len(data)
     if version == 4:
-        return _decode_v4(data)
+        return _decode_v4(data, size)
     if version == 6:
-        return _decode_v6(data)
+        return _decode_v6(data, size)
     return None
 
 
-def _decode_v4(data: bytes) -> Fields | None:
-    if len(data) < IPV4_HEADER_BYTES:
+def _decode_v4(data: bytes, size: int) -> Fields | None:
+    if size < IPV4_HEADER_BYTES:
         return None
     length = data[2] << 8 | data[3]
     start = (data[0] & 0x0F) << 2
     protocol = data[9]
-    if not IPV4_HEADER_BYTES <= start <= length <= len(data) or protocol in _UNKNOWN_V4:
+    if not IPV4_HEADER_BYTES <= start <= length <= size or protocol in _UNKNOWN_V4:
         return None
     offset = (data[6] & 0x1F) << 8 | data[7]
     more = bool(data[6] & 0x20)
     return _decode_upper(data, 4, protocol, data[12:16], data[16:20], start, length, offset, more)
 
 
-def _decode_v6(data: bytes) -> Fields | None:
-    if len(data) < IPV6_HEADER_BYTES:
+def _decode_v6(data: bytes, size: int) -> Fields | None:
+    if size < IPV6_HEADER_BYTES:
         return None
     length = IPV6_HEADER_BYTES + (data[4] << 8 | data[5])
-    if length > len(data):
+    if length > size:
         return None
     protocol, start, offset, more = data[6], IPV6_HEADER_BYTES, 0, False
     if protocol == Protocol.FRAGMENT:
@@ -232,9 +239,11 @@ _DONT_FRAGMENT: Final = 0x4000
 _CHECKSUM_AT_V4: Final = 10
 
 
-def checksum16(data: bytes) -> int:
+def checksum16(data: bytes | bytearray | memoryview) -> int:
     """The Internet checksum (RFC 1071) as it goes into a header; 0 over data that holds its own right checksum."""
-    value = int.from_bytes(data + b"\0" if len(data) & 1 else data, "big")
+    value = int.from_bytes(data, "big")
+    if len(data) & 1:
+        value <<= 8
     # 2^16 is 1 modulo 2^16 - 1, so the remainder is the folded sum; but a sum that is not zero folds to 0xFFFF, not to 0.
     return 0xFFFF - (value % 0xFFFF or (0xFFFF if value else 0))
 

@@ -20,7 +20,11 @@ HEADER_BYTES: Final = HEADER.size
 MAX_FRAME_BYTES: Final = HEADER_BYTES + 0xFFFF
 PLAIN: Final = bytes(HEADER_BYTES)  # before one packet whose checksums are right
 NEEDS_CHECKSUM: Final = 1
+_UDP_HEADER_BYTES: Final = 8
 ECN: Final = 0x80  # a flag in `kind`: the first segment alone says CWR
+
+
+Frame = bytes | memoryview
 
 
 class Kind(enum.IntEnum):
@@ -32,12 +36,24 @@ class Kind(enum.IntEnum):
     UDP = 5  # USO: datagrams of one size, the last one maybe shorter
 
 
-def packets_in(frame: bytes | memoryview) -> int:
-    """How many packets a frame becomes."""
+def frame_of(packet: bytes) -> bytes:
+    """A packet whose checksums are right as a frame; an empty one makes a keepalive."""
+    return PLAIN + packet
+
+
+def packet_of(frame: Frame) -> bytes:
+    """What follows the frame's own header."""
+    return bytes(frame[HEADER_BYTES:])
+
+
+def packets_in(frame: Frame) -> int:
+    """How many packets a frame becomes, if it makes sense. Its count of header bytes is no more than a hint and not looked at."""
     kind: int
-    header_bytes: int
     segment_bytes: int
-    _, kind, header_bytes, segment_bytes, _, _ = HEADER.unpack_from(frame)
+    start: int
+    _, kind, _, segment_bytes, start, _ = HEADER.unpack_from(frame)
     if not kind or not segment_bytes:
         return 1
-    return max(1, -(-(len(frame) - HEADER_BYTES - header_bytes) // segment_bytes))
+    start += HEADER_BYTES
+    start += _UDP_HEADER_BYTES if kind == Kind.UDP else (frame[start + 12] >> 4) * 4 if start + 12 < len(frame) else 0
+    return max(1, -(-(len(frame) - start) // segment_bytes))

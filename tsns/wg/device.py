@@ -1,4 +1,4 @@
-"""All peers of a node as one WireGuard device (ring 0: packets, datagrams and times in; outputs and a deadline out).
+"""All peers of a node as one WireGuard device (ring 0: frames, trains and times in; outputs and a deadline out).
 
 Source: WireGuard paper 5 and 6. What comes is told apart by its first byte:
 
@@ -14,7 +14,7 @@ caller's.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,12 +22,14 @@ from tsns.agenda import Agenda
 from tsns.counters import Counters
 from tsns.keys import NodePrivate, NodePublic
 from tsns.proto.addresses import Prefix
-from tsns.proto.packets import destination, source, trimmed
-from tsns.ways import DerpSource, Source, UdpSource
+from tsns.proto.packets import HEAD_BYTES, destination, source
+from tsns.proto.virtio import HEADER_BYTES, Frame, frame_of, packet_of, packets_in
+from tsns.ways import DerpSource, Source, Train, UdpSource, messages
 from tsns.wg import tai64n
 from tsns.wg.admission import Admission
 from tsns.wg.allowed_ips import AllowedIPs
 from tsns.wg.drops import Drop
+from tsns.wg.engines import choose, maker
 from tsns.wg.handshake import NO_PRESHARED_KEY, OwnKey, PeerKey, open_initiation
 from tsns.wg.indices import IndexTable
 from tsns.wg.messages import (
@@ -44,6 +46,8 @@ from tsns.wg.messages import (
 from tsns.wg.peer import Peer, PeerStatistics
 from tsns.wg.session import Session
 from tsns.wg.staging import StagedTotal
+from tsns.wg.timers import KEEPALIVE_TIMEOUT_S
+from tsns.wg.transport import MakeTransport
 from tsns.wg.tunnel import Effects, Tunnel
 
 log = logging.getLogger(__name__)
@@ -53,10 +57,15 @@ DEFAULT_MTU: Final = 1280  # of the TUN: padding never goes beyond it
 
 @dataclass(frozen=True, slots=True)
 class Transmit:
-    """Send these datagrams to the peer, in their order, by whatever path leads there."""
+    """Send these messages to the peer, in their order, by whatever path leads there."""
 
     peer: NodePublic
-    datagrams: list[bytes]
+    trains: list[Train]
+
+    @property
+    def datagrams(self) -> list[bytes]:
+        """The messages, each by itself."""
+        return messages(self.trains)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +78,23 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Deliver:
-    """These IP packets came from the peer, and their sources are its own."""
+    """These frames came from the peer, and their packets' sources are its own."""
 
     peer: NodePublic
-    packets: list[bytes]
+    frames: list[Frame]
+
+    @property
+    def packets(self) -> list[bytes]:
+        """What is in frames that hold one packet each."""
+        return [packet_of(frame) for frame in self.frames]
+
+
+@dataclass(frozen=True, slots=True)
+class Strays:
+    """These messages came in one train with others, and are not the device's to judge."""
+
+    messages: list[bytes]
+    source: Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +112,7 @@ class Heard:
     source: Source
 
 
-Output = Transmit | Reply | Deliver | SessionUp | Heard
+Output = Transmit | Reply | Deliver | Strays | SessionUp | Heard
 
 _NOTHING: Final = PeerStatistics(0, 0, None)
 
@@ -100,7 +122,8 @@ class Device:
 
     `random(n)` gives n bytes fit for keys. `wall_clock()` is the Unix time for time stamps, which must not go back from
     one run of the program to the next: `latest_time` is the latest that runs before this one had. Within a run the
-    device sees to that itself. `mtu` is the TUN's.
+    device sees to that itself. `mtu` is the TUN's, `make_transport` the engine that seals and opens, by
+    default the best that there is.
     """
 
     def __init__(
@@ -111,10 +134,12 @@ class Device:
         wall_clock: Callable[[], float],
         latest_time: float = 0.0,
         mtu: int = DEFAULT_MTU,
+        make_transport: MakeTransport | None = None,
     ) -> None:
         self.random = random
         self.wall_clock = wall_clock
         self.mtu = mtu
+        self.make_transport = make_transport or maker(choose(), join_udp=True)
         self.counters = Counters()
         self.staged_total = StagedTotal()
         self.indices = IndexTable(random)
@@ -189,30 +214,30 @@ class Device:
         if peer is not None and peer.tunnel is not None:
             effects = Effects()
             peer.tunnel.begin_anew(now, effects)
-            self._finish(peer.tunnel, effects, out)
+            self._finish(peer.tunnel, effects, now, out)
         return out
 
     # --- sending ---------------------------------------------------------------------------------------------------
 
-    def send(self, packets: Iterable[bytes], now: float) -> list[Output]:
-        """Send IP packets to the peers that their destinations belong to."""
-        trains: dict[Peer, list[bytes]] = {}
+    def send(self, frames: Iterable[bytes], now: float) -> list[Output]:
+        """Send frames to the peers that their destinations belong to."""
+        queues: dict[Peer, list[bytes]] = {}
         lookup = self._allowed.lookup
         last_address: bytes | None = None
-        train: list[bytes] | None = None
-        for packet in packets:
-            address = destination(packet)
+        queue: list[bytes] | None = None
+        for frame in frames:
+            address = destination(frame[HEADER_BYTES : HEADER_BYTES + HEAD_BYTES])
             if address != last_address:
                 last_address = address
                 peer = None if address is None else lookup(address)
-                train = None if peer is None else trains.setdefault(peer, [])
-            if train is None:
-                self.counters.add(Drop.NO_PEER)
+                queue = None if peer is None else queues.setdefault(peer, [])
+            if queue is None:
+                self.counters.add(Drop.NO_PEER, packets_in(frame))
             else:
-                train.append(packet)
+                queue.append(frame)
         out: list[Output] = []
-        for peer, train in trains.items():
-            self._send(peer, train, now, out)
+        for peer, queue in queues.items():
+            self._send(peer, queue, now, out)
         return out
 
     def send_to(self, key: NodePublic, packets: Sequence[bytes], now: float) -> list[Output]:
@@ -222,79 +247,87 @@ class Device:
         if peer is None:
             self.counters.add(Drop.NO_PEER, len(packets))
         elif packets:
-            self._send(peer, packets, now, out)
+            self._send(peer, [frame_of(packet) for packet in packets], now, out)
         return out
 
-    def _send(self, peer: Peer, packets: Sequence[bytes], now: float, out: list[Output]) -> None:
+    def _send(self, peer: Peer, frames: Sequence[bytes], now: float, out: list[Output]) -> None:
         tunnel = self._tunnel(peer, now)
         if tunnel is None:
-            self.counters.add(Drop.BAD_PEER_KEY, len(packets))
+            self.counters.add(Drop.BAD_PEER_KEY, sum(map(packets_in, frames)))
             return
         effects = Effects()
-        tunnel.send(packets, now, effects)
-        self._finish(tunnel, effects, out)
+        tunnel.send(frames, now, effects)
+        self._finish(tunnel, effects, now, out)
 
     # --- receiving -------------------------------------------------------------------------------------------------
 
-    def receive(self, datagrams: Iterable[bytes], source: Source, now: float) -> list[Output]:
+    def receive(self, trains: Iterable[Train], source: Source, now: float) -> list[Output]:
         """Take what came from one source, in its order."""
         out: list[Output] = []
-        sessions = self.indices.sessions
-        run: list[bytes] = []
+        run: list[Train] = []
         run_session: Session | None = None
-        for datagram in datagrams:
-            if datagram[:4] == TRANSPORT_HEAD and len(datagram) >= MIN_TRANSPORT_BYTES:
-                session = sessions.get(datagram[4:8])
-                if session is not run_session:
-                    if run_session is not None:
-                        self._receive_transport(run_session, run, source, now, out)
-                        run = []
-                    run_session = session
-                if session is None:
-                    self.counters.add(Drop.UNKNOWN_INDEX)
-                else:
-                    run.append(datagram)
-                continue
-            if run_session is not None:
-                self._receive_transport(run_session, run, source, now, out)
-                run, run_session = [], None
-            self._receive_handshake(datagram, source, now, out)
+        for session, train in self._parted(trains):
+            if session is not run_session:
+                if run_session is not None:
+                    self._receive_transport(run_session, run, source, now, out)
+                run, run_session = [], session
+            if session is not None:
+                run.append(train)
+            else:
+                self._receive_other(train.data, source, now, out)
         if run_session is not None:
             self._receive_transport(run_session, run, source, now, out)
         return out
 
+    def _parted(self, trains: Iterable[Train]) -> Iterator[tuple[Session | None, Train]]:
+        """Trains with the session that they begin with; one that begins otherwise in parts, for what follows may be a session's."""
+        for train in trains:
+            session = self._session_of(train.data)
+            if session is None and len(train.data) > train.stride:
+                for message in train.messages():
+                    yield self._session_of(message), Train.of(message)
+            else:
+                yield session, train
+
+    def _session_of(self, message: bytes) -> Session | None:
+        is_transport = message[:4] == TRANSPORT_HEAD and len(message) >= MIN_TRANSPORT_BYTES
+        return self.indices.sessions.get(message[4:8]) if is_transport else None
+
     def _receive_transport(
-        self, session: Session, messages: Sequence[bytes], source: Source, now: float, out: list[Output]
+        self, session: Session, trains: Sequence[Train], source: Source, now: float, out: list[Output]
     ) -> None:
         tunnel, effects = session.tunnel, Effects()
-        packets = tunnel.receive(session, messages, now, effects)
-        self._finish(tunnel, effects, out, source if isinstance(source, UdpSource) else None)
-        if packets:
+        opened = tunnel.receive(session, trains, now, effects)
+        self._finish(tunnel, effects, now, out, source if isinstance(source, UdpSource) else None)
+        if opened is None:
+            return
+        if opened.frames:
             peer = tunnel.peer
-            accepted = self._checked(peer, packets)
+            accepted = self._checked(peer, opened.frames)
             if accepted:
                 out.append(Deliver(peer.key, accepted))
+        if opened.strays:
+            out.append(Strays(opened.strays, source))
 
-    def _checked(self, peer: Peer, packets: Iterable[bytes]) -> list[bytes]:
-        """The packets without their padding, if their sources belong to the peer that sent them."""
+    def _checked(self, peer: Peer, frames: Iterable[Frame]) -> list[Frame]:
+        """The frames whose sources belong to the peer that sent them: one look at each, for what was joined has one source."""
         accepted = []
         lookup = self._allowed.lookup
         last_address: bytes | None = None
-        for padded in packets:
-            packet = trimmed(padded)
-            address = None if packet is None else source(packet)
-            if packet is None or address is None:
+        for frame in frames:
+            address = source(bytes(frame[HEADER_BYTES : HEADER_BYTES + HEAD_BYTES]))
+            if address is None:
                 self.counters.add(Drop.BAD_INNER_PACKET)
                 continue
             if address != last_address:
                 if lookup(address) is not peer:
-                    self.counters.add(Drop.SOURCE_NOT_ALLOWED)
+                    self.counters.add(Drop.SOURCE_NOT_ALLOWED, packets_in(frame))
                     continue
                 last_address = address
-            accepted.append(packet)
+            accepted.append(frame)
         return accepted
 
-    def _receive_handshake(self, datagram: bytes, source: Source, now: float, out: list[Output]) -> None:
+    def _receive_other(self, datagram: bytes, source: Source, now: float, out: list[Output]) -> None:
         head, size = datagram[:4], len(datagram)
         if head == INITIATION_HEAD and size == INITIATION_BYTES:
             if isinstance(source, DerpSource) and source.peer not in self._peers:
@@ -308,6 +341,8 @@ class Device:
                 self._receive_response(datagram, source, now, out)
         elif head == COOKIE_REPLY_HEAD and size == COOKIE_REPLY_BYTES:
             self._receive_cookie(datagram, now)
+        elif head == TRANSPORT_HEAD and size >= MIN_TRANSPORT_BYTES:
+            self.counters.add(Drop.UNKNOWN_INDEX)
         else:
             self.counters.add(Drop.MALFORMED)
 
@@ -344,13 +379,13 @@ class Device:
                 peer.tunnel = Tunnel(peer, self, key, now)
             effects = Effects()
             peer.tunnel.receive_initiation(incoming, timestamp, now, effects)
-            self._finish(peer.tunnel, effects, out, source)
+            self._finish(peer.tunnel, effects, now, out, source)
 
     def _receive_response(self, message: bytes, source: Source, now: float, out: list[Output]) -> None:
         tunnel, pending = self.indices.pending[message[8:12]]
         effects = Effects()
         tunnel.receive_response(pending, message, now, effects)
-        self._finish(tunnel, effects, out, source if isinstance(source, UdpSource) else None)
+        self._finish(tunnel, effects, now, out, source if isinstance(source, UdpSource) else None)
 
     def _receive_cookie(self, message: bytes, now: float) -> None:
         index = message[4:8]
@@ -372,12 +407,17 @@ class Device:
             effects = Effects()
             if not tunnel.tick(now, effects):
                 tunnel.peer.tunnel = None
-            self._finish(tunnel, effects, out)
+            self._finish(tunnel, effects, now, out)
         return out
 
     def deadline(self) -> float | None:
         """When `tick` is due at the latest; None when nothing is. It may be early, and never is late."""
         return self._agenda.deadline()
+
+    @property
+    def deadlines_set(self) -> int:
+        """How often a deadline came nearer so far."""
+        return self._agenda.entries
 
     # --- peers in use ----------------------------------------------------------------------------------------------
 
@@ -408,12 +448,17 @@ class Device:
             self._agenda.drop(peer.tunnel)
             peer.tunnel = None
 
-    def _finish(self, tunnel: Tunnel, effects: Effects, out: list[Output], source: Source | None = None) -> None:
+    def _finish(
+        self, tunnel: Tunnel, effects: Effects, now: float, out: list[Output], source: Source | None = None
+    ) -> None:
+        peer = tunnel.peer
         if effects.heard and source is not None:
-            out.append(Heard(tunnel.peer.key, source))
+            out.append(Heard(peer.key, source))
         if effects.session_up:
-            out.append(SessionUp(tunnel.peer.key))
-        if effects.datagrams:
-            out.append(Transmit(tunnel.peer.key, effects.datagrams))
-        if tunnel.peer.tunnel is tunnel:
+            out.append(SessionUp(peer.key))
+        if effects.trains:
+            out.append(Transmit(peer.key, effects.trains))
+        if effects.is_calm and tunnel.scheduled_at <= now + KEEPALIVE_TIMEOUT_S:
+            return  # as with nearly all data
+        if peer.tunnel is tunnel:
             self._agenda.schedule(tunnel, tunnel.deadline())

@@ -8,6 +8,7 @@ import enum
 class Drop(enum.StrEnum):
     """Why the tunnel let a packet or message go."""
 
+    BAD_FRAME = "malformed frame from the TUN"
     NO_PEER = "no peer for the destination"
     BAD_PEER_KEY = "peer key of low order"
     STAGED_FULL = "queue before the session full"

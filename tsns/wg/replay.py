@@ -31,6 +31,24 @@ class ReplayWindow:
             return False
         return not self._words[(counter >> 6) % WORDS] >> (counter & 63) & 1
 
+    def may_accept_run(self, first: int, count: int) -> bool:
+        """Whether these consecutive counters are all greater than any that was seen, and not too great; remembers nothing."""
+        # Only before the first one of all is the last one, 0, not seen.
+        return first >= self._last and self.may_accept(first) and first + count <= REJECT_AFTER_MESSAGES
+
+    def accept_run(self, first: int, count: int) -> None:
+        """Take the consecutive counters of authenticated messages, for which `may_accept_run` holds."""
+        words, end = self._words, first + count
+        last_block = (end - 1) >> 6
+        for stale in range(max((self._last >> 6) + 1, last_block - WORDS + 1), last_block + 1):
+            words[stale % WORDS] = 0
+        self._last = end - 1
+        while first < end:
+            block = first >> 6
+            stop = min(end, (block + 1) << 6)
+            words[block % WORDS] |= ((1 << (stop - first)) - 1) << (first & 63)
+            first = stop
+
     def accept(self, counter: int) -> bool:
         """Take the counter of an authenticated message; False where it has to be refused."""
         if counter >= REJECT_AFTER_MESSAGES:

@@ -26,21 +26,37 @@ from tsns.disco.messages import Sealer
 from tsns.keys import DiscoPrivate, DiscoPublic, NodePublic
 from tsns.paths.peer_paths import PathChanged, PathStatus, PeerPaths, Ponged, WantEndpoints
 from tsns.proto.packets import (
+    HEAD_BYTES,
+    Packet,
     RejectReason,
     TsmpDiscoKey,
     TsmpPing,
     TsmpPong,
     TsmpReject,
+    decode,
     echo_reply_payload,
     echo_request,
     is_tsmp,
-    parse,
     parse_tsmp,
     tsmp_ping,
     tsmp_pong,
     tsmp_reject,
 )
-from tsns.ways import BothPaths, DerpPath, DerpSource, Path, SendDerp, SendUdp, Source, UdpPath, UdpSource
+from tsns.proto.virtio import HEADER_BYTES, Frame, packet_of, packets_in
+from tsns.ways import (
+    BothPaths,
+    DerpPath,
+    DerpSource,
+    Path,
+    SendDerp,
+    SendUdp,
+    Source,
+    Train,
+    UdpPath,
+    UdpSource,
+    messages,
+    udp_source,
+)
 from tsns.wg import device as wg
 from tsns.wg.device import Device, SessionUp
 from tsns.wg.peer import PeerStatistics
@@ -66,18 +82,23 @@ class Refusal(Protocol):
 
 
 class PacketFilter(Protocol):
-    """What decides about packets; None lets one pass."""
+    """What decides about packets by their first HEAD_BYTES and their size; None lets one pass. Super-packets are judged as one."""
 
-    def inbound(self, data: bytes, *, jailed: bool) -> Refusal | None: ...
+    def inbound(self, data: bytes, size: int, *, jailed: bool) -> Refusal | None: ...
 
-    def outbound(self, data: bytes, *, jailed: bool) -> Refusal | None: ...
+    def outbound(self, data: bytes, size: int, *, jailed: bool) -> Refusal | None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class WriteTun:
-    """Write these IP packets to the TUN."""
+    """Write these frames to the TUN."""
 
-    packets: list[bytes]
+    frames: list[Frame]
+
+    @property
+    def packets(self) -> list[bytes]:
+        """What is in frames that hold one packet each."""
+        return [packet_of(frame) for frame in self.frames]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,16 +184,17 @@ class Router:
 
     # --- from the host ---------------------------------------------------------------------------------------------
 
-    def outbound(self, packets: Iterable[bytes], now: float) -> list[Output]:
-        """Take packets from the TUN."""
+    def outbound(self, frames: Iterable[bytes], now: float) -> list[Output]:
+        """Take frames from the TUN."""
         judge, counters = self._filter.outbound, self.counters
         passed = []
-        for packet in packets:
-            refusal = judge(packet, jailed=bool(self._jailed) and self._is_for_jailed(packet))
+        for frame in frames:
+            head = frame[HEADER_BYTES : HEADER_BYTES + HEAD_BYTES]
+            refusal = judge(head, len(frame) - HEADER_BYTES, jailed=bool(self._jailed) and self._is_for_jailed(head))
             if refusal is None:
-                passed.append(packet)
+                passed.append(frame)
             else:
-                counters.add(f"{FILTERED_OUT}{refusal}")
+                counters.add(f"{FILTERED_OUT}{refusal}", packets_in(frame))
         out: list[Output] = []
         if passed:
             self._route(self.device.send(passed, now), now, out)
@@ -215,7 +237,7 @@ class Router:
     def inbound_derp(self, region: int, frames: Iterable[tuple[NodePublic, bytes]], now: float) -> list[Output]:
         """Take frames from the relay of a region, each with the node that it says it is from."""
         out: list[Output] = []
-        train: list[bytes] = []
+        run: list[Train] = []
         sender: NodePublic | None = None
         for peer, frame in frames:
             if frame.startswith(DISCO_MAGIC):
@@ -223,38 +245,46 @@ class Router:
                 continue
             if peer != sender:
                 if sender is not None:
-                    self._receive(train, DerpSource(region, sender), now, out)
-                    train = []
+                    self._receive(run, DerpSource(region, sender), now, out)
+                    run = []
                 sender = peer
-            train.append(frame)
+            run.append(Train.of(frame))
         if sender is not None:
-            self._receive(train, DerpSource(region, sender), now, out)
+            self._receive(run, DerpSource(region, sender), now, out)
         return out
 
-    def inbound_udp(self, datagrams: Iterable[tuple[bytes, tuple[str, int]]], now: float) -> list[Output]:
-        """Take datagrams from our UDP sockets, each with where it came from."""
+    def inbound_udp(self, trains: Iterable[tuple[Train, tuple[str, int]]], now: float) -> list[Output]:
+        """Take datagrams from our UDP sockets, in the trains that they came in, each with where it came from."""
         out: list[Output] = []
-        train: list[bytes] = []
+        run: list[Train] = []
         sender: tuple[str, int] | None = None
-        for data, address in datagrams:
-            if data[1:2] == b"\x01" and _is_stun(data):
-                out.append(StunReply(data, address))
-                continue
-            if data.startswith(DISCO_MAGIC):
-                out += self.paths.receive(data, UdpSource(address), now)
+        for train, address in trains:
+            data = train.data
+            if (data[1:2] == b"\x01" and _is_stun(data)) or data.startswith(DISCO_MAGIC):
+                for message in train.messages():
+                    self._receive_message(message, udp_source(address), now, out)
                 continue
             if address != sender:
                 if sender is not None:
-                    self._receive(train, UdpSource(sender), now, out)
-                    train = []
+                    self._receive(run, udp_source(sender), now, out)
+                    run = []
                 sender = address
-            train.append(data)
+            run.append(train)
         if sender is not None:
-            self._receive(train, UdpSource(sender), now, out)
+            self._receive(run, udp_source(sender), now, out)
         return out
 
-    def _receive(self, datagrams: Sequence[bytes], source: Source, now: float, out: list[Output]) -> None:
-        self._route(self.device.receive(datagrams, source, now), now, out)
+    def _receive_message(self, message: bytes, source: Source, now: float, out: list[Output]) -> None:
+        """Take one message, of whatever protocol it is."""
+        if isinstance(source, UdpSource) and _is_stun(message):
+            out.append(StunReply(message, source.address))
+        elif message.startswith(DISCO_MAGIC):
+            out += self.paths.receive(message, source, now)
+        else:
+            self._receive([Train.of(message)], source, now, out)
+
+    def _receive(self, trains: Sequence[Train], source: Source, now: float, out: list[Output]) -> None:
+        self._route(self.device.receive(trains, source, now), now, out)
 
     # --- time ------------------------------------------------------------------------------------------------------
 
@@ -269,54 +299,63 @@ class Router:
         soonest = [at for at in (self.device.deadline(), self.paths.deadline()) if at is not None]
         return min(soonest) if soonest else None
 
+    @property
+    def deadlines_set(self) -> int:
+        """How often a deadline came nearer so far: while it stays the same, so does what `deadline` says, or it is later."""
+        return self.device.deadlines_set + self.paths.deadlines_set
+
     # --- what the device wants -------------------------------------------------------------------------------------
 
     def _route(self, outputs: Iterable[wg.Output], now: float, out: list[Output]) -> None:
         for output in outputs:
             if isinstance(output, wg.Transmit):
-                self._transmit(output.peer, output.datagrams, now, out)
+                self._transmit(output.peer, output.trains, now, out)
             elif isinstance(output, wg.Deliver):
-                self._deliver(output.peer, output.packets, now, out)
+                self._deliver(output.peer, output.frames, now, out)
+            elif isinstance(output, wg.Strays):
+                for message in output.messages:
+                    self._receive_message(message, output.source, now, out)
             elif isinstance(output, wg.Heard):
                 out += self.paths.heard(output.peer, output.source, now)
             elif isinstance(output, wg.Reply):
                 source = output.source
                 if isinstance(source, UdpSource):
-                    out.append(SendUdp(source.address, [output.datagram]))
+                    out.append(SendUdp(source.address, [Train.of(output.datagram)]))
                 else:
-                    out.append(SendDerp(source.region, source.peer, [output.datagram]))
+                    out.append(SendDerp(source.region, source.peer, [Train.of(output.datagram)]))
             else:
                 out.append(output)
 
-    def _transmit(self, peer: NodePublic, datagrams: list[bytes], now: float, out: list[Output]) -> None:
+    def _transmit(self, peer: NodePublic, trains: list[Train], now: float, out: list[Output]) -> None:
         out += self.paths.on_activity(peer, now)
         path = self._paths.get(peer)
         if isinstance(path, BothPaths):
-            out += (SendUdp(path.direct.address, datagrams), SendDerp(path.relay.region, peer, datagrams))
+            out += (SendUdp(path.direct.address, trains), SendDerp(path.relay.region, peer, trains))
         elif isinstance(path, UdpPath):
-            out.append(SendUdp(path.address, datagrams))
+            out.append(SendUdp(path.address, trains))
         elif isinstance(path, DerpPath):
-            out.append(SendDerp(path.region, peer, datagrams))
+            out.append(SendDerp(path.region, peer, trains))
         else:
-            self.counters.add(NO_PATH, len(datagrams))
+            self.counters.add(NO_PATH, len(messages(trains)))
 
-    def _deliver(self, peer: NodePublic, packets: Iterable[bytes], now: float, out: list[Output]) -> None:
+    def _deliver(self, peer: NodePublic, frames: Iterable[Frame], now: float, out: list[Output]) -> None:
         judge, jailed = self._filter.inbound, peer in self._jailed
-        accepted: list[bytes] = []
+        accepted: list[Frame] = []
         answers: list[bytes] = []
-        for packet in packets:
-            refusal = judge(packet, jailed=jailed)
+        for frame in frames:
+            head, size = bytes(frame[HEADER_BYTES : HEADER_BYTES + HEAD_BYTES]), len(frame) - HEADER_BYTES
+            refusal = judge(head, size, jailed=jailed)
             if refusal is not None:
-                self.counters.add(f"{FILTERED_IN}{refusal}")
+                self.counters.add(f"{FILTERED_IN}{refusal}", packets_in(frame))
                 if refusal.reject_reason is not None:
-                    _add_reject(packet, refusal.reject_reason, answers)
-            elif is_tsmp(packet):
-                self._receive_tsmp(peer, packet, now, answers.append, out)
-            elif self._echoes and (token := echo_reply_payload(packet, ECHO_IDENTIFIER)) in self._echoes:
+                    _add_reject(head, size, refusal.reject_reason, answers)
+            elif is_tsmp(head):
+                self._receive_tsmp(peer, packet_of(frame), now, answers.append, out)
+            elif self._echoes and (token := echo_reply_payload(head, ECHO_IDENTIFIER)) in self._echoes:
                 del self._echoes[token]
                 out.append(Pong(peer, token))
             else:
-                accepted.append(packet)
+                accepted.append(frame)
         if accepted:
             out.append(WriteTun(accepted))
         if answers:
@@ -345,8 +384,8 @@ def _is_stun(data: bytes) -> bool:
     return len(data) >= STUN_HEADER_BYTES and data[0] & 0xC0 == 0 and data[4:8] == STUN_COOKIE
 
 
-def _add_reject(packet: bytes, reason: RejectReason, answers: list[bytes]) -> None:
+def _add_reject(head: bytes, size: int, reason: RejectReason, answers: list[bytes]) -> None:
     """Tell the sender of a TCP SYN why nothing will come of it; IPv4 only, as Tailscale does."""
-    refused = parse(packet)
-    if refused is not None and refused.version == 4:
-        answers.append(tsmp_reject(refused, reason))
+    fields = decode(head, size)
+    if fields is not None and len(fields[2]) == 4:
+        answers.append(tsmp_reject(Packet(*fields), reason))

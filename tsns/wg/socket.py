@@ -1,9 +1,10 @@
 """The pump between TUN, UDP sockets and router (ring 1).
 
 Plain synchronous code that the event loop calls when a descriptor is readable: no task, no future and no callback for a
-packet. A wake-up reads a bounded number of packets, hands them to the router as one list and sends what comes of it;
-what is left wakes us again. One timer serves all deadlines. DERP goes through a function of its owner, who pauses the
-reading of the TUN while its queues are full: packets then wait in the kernel's queue, and programs slow down.
+packet. A wake-up reads up to four trains, or a bounded number of small packets, hands them to the router as one list and sends what
+comes of it; what is left wakes us again: fewer cost more processor time for each, more only let the other direction wait. One timer serves all
+deadlines. DERP goes through a function of its owner, who pauses the reading of the TUN while its queues are full: packets then
+wait in the kernel's queue, and programs slow down.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,8 +19,10 @@ from typing import Final
 
 from tsns.keys import NodePublic
 from tsns.paths.peer_paths import PathStatus
-from tsns.ways import SendDerp, SendUdp
+from tsns.proto.virtio import Frame, packets_in
+from tsns.ways import SendDerp, SendUdp, Train, messages
 from tsns.wg.device import SessionUp
+from tsns.wg.offload import Offloads, TunDevice, UdpPort
 from tsns.wg.router import Event, Output, Router, WriteTun
 
 log = logging.getLogger(__name__)
@@ -28,7 +30,8 @@ log = logging.getLogger(__name__)
 TUN_PACKETS_PER_WAKE_UP: Final = 32
 UDP_DATAGRAMS_PER_WAKE_UP: Final = 32
 MIN_UDP_DATAGRAMS_PER_WAKE_UP: Final = 4  # while what comes is a stranger's, see `_UdpPortion`
-READ_BYTES: Final = 2048  # above any inner MTU of ours, and any datagram that carries one packet of it
+TRAIN_COUNTS_AS: Final = 8  # packets, of those that a wake-up reads
+SMALL_BYTES: Final = 2048  # what is longer than one packet of ours is a train
 MIN_TIMER_DELAY_S: Final = 0.001
 
 TUN_WRITE_DOWN: Final = "TUN is down"
@@ -46,11 +49,12 @@ class _UdpPortion:
     the event loop, and the packets of TUN and relays the rest of it.
     """
 
-    __slots__ = ("size", "sock")
+    __slots__ = ("is_busy", "port", "size")
 
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
+    def __init__(self, port: UdpPort) -> None:
+        self.port = port
         self.size = UDP_DATAGRAMS_PER_WAKE_UP
+        self.is_busy = False  # whether there may have been more the last time
 
     def learn(self, read: int, outputs: Iterable[Output]) -> None:
         """Judge a portion by what came of it."""
@@ -68,10 +72,9 @@ def boot_time() -> float:
 
 
 class TunPump:
-    """Pumps between a TUN descriptor (IFF_TUN, IFF_NO_PI, non-blocking: one packet for each read or write), UDP sockets
-    and a router.
+    """Pumps between a TUN descriptor (IFF_TUN, IFF_NO_PI, non-blocking), UDP sockets and a router.
 
-    `send_derp(region, peer, datagrams)` takes what goes by relay; `event` is told of handshakes, STUN messages, pongs
+    `send_derp(region, peer, messages)` takes what goes by relay; `event` is told of handshakes, STUN messages, pongs
     and refusals; `tun_lost` is called once when the TUN device is gone for good. Descriptors and sockets stay the
     caller's to close, after `close`. To be made and used in the event loop's thread. All times given to the router are
     `clock()`'s.
@@ -89,8 +92,9 @@ class TunPump:
         clock: Callable[[], float] = boot_time,
     ) -> None:
         self._router = router
-        self._tun_fd = tun_fd
-        self._sockets = {sock.family: sock for sock in udp}
+        self.offloads = Offloads()
+        self._tun = TunDevice(tun_fd, self.offloads)
+        self._ports = {sock.family: UdpPort(sock, self.offloads) for sock in udp}
         self._send_derp = send_derp
         self._event = event
         self._tun_lost = tun_lost
@@ -102,6 +106,8 @@ class TunPump:
         self._has_tun = True
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._deadlines_seen = -1
+        self._is_tun_busy = False
 
     def now(self) -> float:
         """The time on the clock that the router goes by."""
@@ -112,8 +118,8 @@ class TunPump:
     def start(self) -> None:
         """Begin to read."""
         self._is_running = True
-        for sock in self._sockets.values():
-            self._loop.add_reader(sock.fileno(), self._read_udp, _UdpPortion(sock))
+        for port in self._ports.values():
+            self._loop.add_reader(port.sock.fileno(), self._read_udp, _UdpPortion(port))
         self._arrange_reading()
         self._arm_timer()
 
@@ -122,8 +128,8 @@ class TunPump:
         if not self._is_running:
             return
         self._is_running = False
-        for sock in self._sockets.values():
-            self._loop.remove_reader(sock.fileno())
+        for port in self._ports.values():
+            self._loop.remove_reader(port.sock.fileno())
         self._arrange_reading()
         if self._timer is not None:
             self._timer.cancel()
@@ -131,9 +137,9 @@ class TunPump:
 
     def add_udp(self, sock: socket.socket) -> None:
         """Read and send by this socket, too: the host has got a network of its family."""
-        self._sockets[sock.family] = sock
+        port = self._ports[sock.family] = UdpPort(sock, self.offloads)
         if self._is_running:
-            self._loop.add_reader(sock.fileno(), self._read_udp, _UdpPortion(sock))
+            self._loop.add_reader(sock.fileno(), self._read_udp, _UdpPortion(port))
 
     def pause(self) -> None:
         """Leave packets of the host's where they are."""
@@ -148,24 +154,28 @@ class TunPump:
     def _arrange_reading(self) -> None:
         wanted = self._is_running and self._has_tun and not self._is_paused
         if wanted and not self._is_reading:
-            self._loop.add_reader(self._tun_fd, self._read_tun)
+            self._loop.add_reader(self._tun.fd, self._read_tun)
         elif self._is_reading and not wanted:
-            self._loop.remove_reader(self._tun_fd)
+            self._loop.remove_reader(self._tun.fd)
         self._is_reading = wanted
 
     # --- in --------------------------------------------------------------------------------------------------------
 
     def _read_tun(self) -> None:
-        fd, packets = self._tun_fd, []
+        # Who got one packet will hardly find a second one, and to find out costs as much as to read it.
+        read, frames, left = self._tun.read, [], TUN_PACKETS_PER_WAKE_UP if self._is_tun_busy else 1
         try:
-            for _ in range(TUN_PACKETS_PER_WAKE_UP):
-                packets.append(os.read(fd, READ_BYTES))  # noqa: PERF401 (what was read before an error counts)
+            while left > 0:
+                frame = read()
+                frames.append(frame)
+                left -= 1 if len(frame) <= SMALL_BYTES else TRAIN_COUNTS_AS
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as error:
             self._lose_tun(error)
-        if packets:
-            self.dispatch(self._router.outbound(packets, self._clock()))
+        self._is_tun_busy = left <= 0
+        if frames:
+            self.dispatch(self._router.outbound(frames, self._clock()))
 
     def _lose_tun(self, error: OSError) -> None:
         """A TUN that cannot be read does not recover, and would wake us for ever."""
@@ -175,20 +185,23 @@ class TunPump:
         self._tun_lost()
 
     def _read_udp(self, portion: _UdpPortion) -> None:
-        receive = portion.sock.recvfrom
-        datagrams: list[tuple[bytes, tuple[str, int]]] = []
-        for _ in range(portion.size):
+        receive, left = portion.port.receive, portion.size if portion.is_busy else 1
+        trains: list[tuple[Train, tuple[str, int]]] = []
+        while left > 0:
             try:
-                data, address = receive(READ_BYTES)
+                train, address = receive()
             except (BlockingIOError, InterruptedError):
                 break
             except OSError:  # an ICMP error about something sent earlier: anybody can forge one
+                left -= 1
                 continue
-            datagrams.append((data, (address[0], address[1])))
-        if datagrams:
-            outputs = self._router.inbound_udp(datagrams, self._clock())
-            portion.learn(len(datagrams), outputs)
-            self.dispatch(outputs)
+            trains.append((train, address))
+            left -= 1 if len(train.data) <= train.stride else TRAIN_COUNTS_AS
+        outputs = self._router.inbound_udp(trains, self._clock()) if trains else []
+        if portion.is_busy:
+            portion.learn(portion.size - left, outputs)
+        portion.is_busy = left <= 0
+        self.dispatch(outputs)
 
     def receive_derp(self, region: int, frames: Iterable[tuple[NodePublic, bytes]]) -> None:
         """Take frames from the relay of a region."""
@@ -223,50 +236,55 @@ class TunPump:
     def dispatch(self, outputs: Iterable[Output]) -> None:
         """Do what the router wants done, and see to its next deadline."""
         for output in outputs:
-            if isinstance(output, SendDerp):
-                self._send_derp(output.region, output.peer, output.datagrams)
-            elif isinstance(output, WriteTun):
-                self._write_tun(output.packets)
+            if isinstance(output, WriteTun):
+                self._write_tun(output.frames)
             elif isinstance(output, SendUdp):
-                self.send_udp(output.address, output.datagrams)
+                self._send_udp(output.address, output.trains)
+            elif isinstance(output, SendDerp):
+                self._send_derp(output.region, output.peer, output.datagrams)
             else:
                 self._event(output)
         self._arm_timer()
 
     def send_udp(self, address: tuple[str, int], datagrams: Sequence[bytes]) -> None:
         """Send datagrams to a numeric address and port, from the sockets that peers know us by."""
+        self._send_udp(address, [Train.of(datagram) for datagram in datagrams])
+
+    def _send_udp(self, address: tuple[str, int], trains: Sequence[Train]) -> None:
         counters = self._router.counters
-        sock = self._sockets.get(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
-        if sock is None:
-            counters.add(UDP_NO_SOCKET, len(datagrams))
+        port = self._ports.get(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+        if port is None:
+            counters.add(UDP_NO_SOCKET, len(messages(trains)))
             return
-        for datagram in datagrams:
+        for train in trains:
             try:
-                sock.sendto(datagram, address)
+                port.send(train, address)
             except (BlockingIOError, InterruptedError):
-                counters.add(UDP_SEND_FULL)
+                counters.add(UDP_SEND_FULL, len(train.messages()))
             except OSError as error:
                 if error.errno == errno.ENOBUFS:
-                    counters.add(UDP_SEND_FULL)
+                    counters.add(UDP_SEND_FULL, len(train.messages()))
                 else:  # no route there, no such source address any more, a firewall, too long ...
-                    counters.add(UDP_SEND_REFUSED)
+                    counters.add(UDP_SEND_REFUSED, len(train.messages()))
 
-    def _write_tun(self, packets: Sequence[bytes]) -> None:
-        fd, write, counters = self._tun_fd, os.write, self._router.counters
-        for packet in packets:
+    def _write_tun(self, frames: Sequence[Frame]) -> None:
+        write, counters = self._tun.write, self._router.counters
+        for frame in frames:
             try:
-                write(fd, packet)
+                write(frame)
             except (BlockingIOError, InterruptedError):
-                counters.add(TUN_WRITE_FULL)
+                counters.add(TUN_WRITE_FULL, packets_in(frame))
             except OSError as error:
-                counters.add(TUN_WRITE_DOWN if error.errno == errno.EIO else TUN_WRITE_REFUSED)
+                counters.add(TUN_WRITE_DOWN if error.errno == errno.EIO else TUN_WRITE_REFUSED, packets_in(frame))
 
     # --- time ------------------------------------------------------------------------------------------------------
 
     def _arm_timer(self) -> None:
         """See to it that `_tick` runs in time; a timer that would run too early is left alone."""
-        if not self._is_running:
+        deadlines_set = self._router.deadlines_set
+        if (deadlines_set == self._deadlines_seen and self._timer is not None) or not self._is_running:
             return
+        self._deadlines_seen = deadlines_set
         deadline = self._router.deadline()
         if deadline is None or (self._timer is not None and self._timer_at <= deadline):
             return

@@ -110,10 +110,6 @@ class Timers:
             self._needs_another_keepalive = False
             self.keepalive = now + KEEPALIVE_TIMEOUT_S
 
-    def deadline(self) -> float:
-        """When `due` has something; infinity when never."""
-        return min(self.retransmit, self.keepalive, self.new_handshake, self.zero_keys)
-
     def due(self, now: float) -> list[Timer]:
         """What has come due; it is then no longer armed."""
         fired: list[Timer] = []

@@ -7,9 +7,10 @@ trains as UDP_GRO or a relay delivers them go in, and frames come out, runs of s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
+from tsns.proto.virtio import Frame
 from tsns.ways import Train
 
 MAX_TRAIN_MESSAGES: Final = 64  # UDP_MAX_SEGMENTS of Linux before 6.9
@@ -30,7 +31,7 @@ class Sealed(NamedTuple):
 class Opened(NamedTuple):
     """What became of trains."""
 
-    frames: list[bytes | memoryview]  # for the TUN, in the order in which they began
+    frames: list[Frame]  # for the TUN, in the order in which they began
     packets: int  # in the frames
     keepalives: int
     authentic_bytes: int  # of messages that this session's peer has sealed, headers included
@@ -49,12 +50,18 @@ class Transport(Protocol):
         """Cut, number, complete and seal frames, each packet padded to 16 bytes within the TUN's MTU.
 
         The messages come in their order. A run of one size is a train, with one shorter message behind it if that follows. An empty frame
-        (PLAIN) is a keepalive. Who calls sees to it that the counter stays below its limit, a frame being at most MAX_SEGMENTS packets.
+        (PLAIN) is a keepalive. OverflowError where the counter would pass its limit, a frame being at most MAX_SEGMENTS packets: no
+        nonce is used twice.
         """
 
     def open_train(self, trains: Sequence[Train]) -> Opened:
         """Open messages in their order and join what can be joined, over the borders of trains too.
 
         Only TCP and UDP packets of one flow that follow one another with right checksums and equal headers are joined, so that the kernel
-        cuts them into the very packets that were sent. A replayed or forged message costs only itself; padding is cut off.
+        cuts them into the very packets that were sent, but for the identification of IPv4 packets with DF, which means nothing (RFC 6864).
+        A replayed or forged message costs only itself; padding is cut off. A train without a stride is one message.
         """
+
+
+# By the key to seal with, the key to open with, the peer's index and our own.
+MakeTransport = Callable[[bytes, bytes, bytes, bytes], Transport]

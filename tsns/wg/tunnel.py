@@ -21,16 +21,19 @@ from math import inf
 from typing import Final, Protocol
 
 from tsns.counters import Counters
+from tsns.proto import virtio
+from tsns.ways import Train
 from tsns.wg import tai64n
 from tsns.wg.cookie import CookieJar
 from tsns.wg.drops import Drop
 from tsns.wg.handshake import Incoming, OwnKey, PeerKey, Pending, SessionKeys, initiate
 from tsns.wg.indices import IndexTable
-from tsns.wg.messages import INITIATION_BYTES, KEY_BYTES, MACS_BYTES, MIN_TRANSPORT_BYTES, RESPONSE_BYTES
+from tsns.wg.messages import INITIATION_BYTES, KEY_BYTES, MACS_BYTES, RESPONSE_BYTES
 from tsns.wg.peer import Peer
 from tsns.wg.session import Session
 from tsns.wg.staging import StagedQueue, StagedTotal
 from tsns.wg.timers import LAST_MINUTE_AFTER_S, MAX_JITTER_S, MAX_RETRIES, REKEY_TIMEOUT_S, Timer, Timers
+from tsns.wg.transport import MakeTransport, Opened
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +49,7 @@ YIELD_S: Final = (
     5.0  # how much later the side with the lesser key rekeys, so that two who began at once do not do so for ever
 )
 
-_KEEPALIVE: Final = (b"",)
+_KEEPALIVE: Final = (virtio.PLAIN,)
 
 
 class Shared(Protocol):
@@ -59,15 +62,17 @@ class Shared(Protocol):
     counters: Counters
     staged_total: StagedTotal
     mtu: int
+    make_transport: MakeTransport
 
 
 class Effects:
     """What one call to a tunnel brought about."""
 
-    __slots__ = ("datagrams", "heard", "session_up")
+    __slots__ = ("heard", "is_calm", "session_up", "trains")
 
     def __init__(self) -> None:
-        self.datagrams: list[bytes] = []  # to be sent to the peer, in this order
+        self.is_calm = False  # no timer was set but those of data, which are never nearer than KEEPALIVE_TIMEOUT_S
+        self.trains: list[Train] = []  # to be sent to the peer, in this order
         self.heard = False  # what came was authentic
         self.session_up = False
 
@@ -84,6 +89,7 @@ class Tunnel:
         "_last_initiation_at",
         "_last_response_at",
         "_next",
+        "_patience_jitter_s",
         "_peer",
         "_pending",
         "_previous",
@@ -104,6 +110,7 @@ class Tunnel:
         self._staged = StagedQueue(shared.staged_total, shared.counters)
         self._current: Session | None = None
         self._next: Session | None = None
+        self._patience_jitter_s = self._jitter()
         self._previous: list[Session] = []  # the older one first
         self._pending: list[Pending] = []  # our unanswered initiations, the newest last
         self._quick_retries = 0
@@ -125,63 +132,67 @@ class Tunnel:
 
     # --- sending ---------------------------------------------------------------------------------------------------
 
-    def send(self, packets: Sequence[bytes], now: float, effects: Effects) -> None:
-        """Seal these packets, or let them wait for the session that is then asked for."""
+    def send(self, frames: Sequence[bytes], now: float, effects: Effects) -> None:
+        """Seal what is in these frames, or let them wait for the session that is then asked for."""
         session = self._current
-        if session is not None and session.can_seal(len(packets), now):
-            self._seal(session, packets, now, effects)
-            self._timers.data_sent(now, self._jitter())
+        if session is not None and session.can_seal(frames, now):
+            effects.is_calm = True
+            self._seal(session, frames, now, effects)
+            self._timers.data_sent(now, self._patience_jitter_s)
         else:
-            self._staged.put(packets, now)
+            self._staged.put(frames, now)
             self._begin_handshake(now, effects)
 
     def set_preshared(self) -> None:
         """The peer's preshared key has changed: it counts from the next handshake on."""
         self._key.preshared = self._peer.preshared
 
-    def _seal(self, session: Session, packets: Sequence[bytes], now: float, effects: Effects) -> None:
-        datagrams = session.seal(packets, self._shared.mtu)
-        self._transmit(datagrams, effects)
+    def _seal(self, session: Session, frames: Sequence[bytes], now: float, effects: Effects) -> None:
+        self._transmit(session.seal(frames, self._shared.mtu, self._shared.counters), effects)
         if session.wants_rekey(now):
             self._begin_handshake(now, effects)
 
     def _send_keepalive(self, now: float, effects: Effects) -> None:
         session = self._current
-        if session is not None and session.can_seal(1, now):
+        if session is not None and session.can_seal(_KEEPALIVE, now):
             self._seal(session, _KEEPALIVE, now, effects)
         else:
             self._begin_handshake(now, effects)
 
     def _send_staged(self, now: float, effects: Effects) -> bool:
         """Send what has waited for the session that has just come about; whether there was anything."""
-        packets = self._staged.take(now)
-        if packets:
-            self.send(packets, now, effects)
-        return bool(packets)
+        frames = self._staged.take(now)
+        if frames:
+            self.send(frames, now, effects)
+        return bool(frames)
 
-    def _transmit(self, datagrams: Sequence[bytes], effects: Effects) -> None:
-        effects.datagrams += datagrams
-        self._peer.tx_bytes += sum(map(len, datagrams))
+    def _transmit(self, trains: Sequence[Train], effects: Effects) -> None:
+        effects.trains += trains
+        self._peer.tx_bytes += sum([len(train.data) for train in trains])
         self._timers.sent()
 
     # --- receiving -------------------------------------------------------------------------------------------------
 
-    def receive(self, session: Session, messages: Sequence[bytes], now: float, effects: Effects) -> list[bytes]:
-        """Open transport messages of one of our sessions; the packets, still padded, without keepalives."""
+    def receive(self, session: Session, trains: Sequence[Train], now: float, effects: Effects) -> Opened | None:
+        """Open transport messages that begin with one of our sessions; None where that is too old."""
         if session.is_expired(now):
-            self._shared.counters.add(Drop.SESSION_EXPIRED, len(messages))
-            return []
-        plaintexts = session.open(messages, self._shared.counters)
-        if not plaintexts:
-            return []
-        packets = [plaintext for plaintext in plaintexts if plaintext]
-        self._peer.rx_bytes += sum(map(len, packets)) + MIN_TRANSPORT_BYTES * len(plaintexts)
-        self._heard = effects.heard = True
+            self._shared.counters.add(Drop.SESSION_EXPIRED, sum([len(train.messages()) for train in trains]))
+            return None
+        opened = session.open(trains, self._shared.counters)
+        if opened.authentic_bytes:
+            self._peer.rx_bytes += opened.authentic_bytes
+            self._authentic(session, now, effects, has_data=opened.packets > 0)
+        return opened
+
+    def _authentic(self, session: Session, now: float, effects: Effects, *, has_data: bool) -> None:
+        """The peer has used this session."""
+        self._heard = effects.heard = effects.is_calm = True
         timers = self._timers
         timers.received()
-        if packets:
+        if has_data:
             timers.data_received(now)
         if session is self._next:
+            effects.is_calm = False
             log.debug("%s: the session is confirmed", self._peer.key.short)
             self._retire(self._current, now)
             self._current, self._next = session, None
@@ -195,7 +206,6 @@ class Tunnel:
         ):
             timers.sent_last_minute_handshake = True
             self._begin_handshake(now, effects)
-        return packets
 
     def receive_initiation(self, incoming: Incoming, timestamp: bytes, now: float, effects: Effects) -> None:
         """Answer an initiation of this peer's, whose time stamp is newer than any other."""
@@ -213,7 +223,7 @@ class Tunnel:
         self._drop(self._next)
         self._next = self._new_session(keys, now, is_initiator=False)
         self._timers.received()
-        self._transmit([self._jar.stamp(body, now)], effects)
+        self._transmit([Train.of(self._jar.stamp(body, now))], effects)
 
     def receive_response(self, pending: Pending, message: bytes, now: float, effects: Effects) -> None:
         """Take the response to one of our initiations."""
@@ -268,11 +278,12 @@ class Tunnel:
 
     def _begin_handshake(self, now: float, effects: Effects) -> None:
         """Begin a handshake, unless one is on its way or was a moment ago."""
+        effects.is_calm = False
         timers = self._timers
         timers.attempts = 0
         if timers.retransmit != inf:
             return
-        usable = self._current is not None and self._current.can_seal(1, now)
+        usable = self._current is not None and self._current.can_seal(_KEEPALIVE, now)
         patience_s = REKEY_TIMEOUT_S if usable else UNCONFIRMED_PATIENCE_S
         earliest = max(self._last_initiation_at + REKEY_TIMEOUT_S, self._last_response_at + patience_s)
         if now >= earliest:
@@ -302,7 +313,7 @@ class Tunnel:
         self._last_initiation_at = now
         self._timers.retransmit = now + delay
         log.debug("%s: sending a handshake initiation", peer.key.short)
-        self._transmit([self._jar.stamp(body, now)], effects)
+        self._transmit([Train.of(self._jar.stamp(body, now))], effects)
 
     def _quick_delay(self) -> float | None:
         if self._heard or self._quick_retries >= len(QUICK_RETRIES_AFTER_S):
@@ -350,7 +361,8 @@ class Tunnel:
 
     def deadline(self) -> float:
         """When `tick` is due; infinity when never."""
-        return min(self._timers.deadline(), self._staged.deadline())
+        timers = self._timers
+        return min(timers.retransmit, timers.keepalive, timers.new_handshake, timers.zero_keys, self._staged.deadline())
 
     def erase(self) -> None:
         """Let go of all keys and of what waits for them."""
@@ -364,7 +376,7 @@ class Tunnel:
     # --- slots -----------------------------------------------------------------------------------------------------
 
     def _new_session(self, keys: SessionKeys, now: float, *, is_initiator: bool) -> Session:
-        session = Session(self, keys, now, is_initiator=is_initiator)
+        session = Session(self, keys, self._shared.make_transport, now, is_initiator=is_initiator)
         if self._shared.own.public < self._key.raw:
             session.rekey_after_s += YIELD_S
         self._shared.indices.sessions[session.local_index] = session

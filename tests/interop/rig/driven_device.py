@@ -13,7 +13,8 @@ from typing import Final
 from tsns.keys import NodePrivate, NodePublic
 from tsns.proto.addresses import Prefix
 from tsns.proto.packets import Protocol, echo_reply, parse
-from tsns.ways import UdpSource
+from tsns.proto.virtio import frame_of
+from tsns.ways import Train, UdpSource
 from tsns.wg.device import Deliver, Device, Output, Reply, SessionUp, Transmit
 
 MAX_DATAGRAM_BYTES: Final = 65_535
@@ -40,7 +41,7 @@ class DrivenDevice:
 
     def send(self, packet: bytes) -> None:
         """Sends an IP packet to the peer, as soon as there is a session."""
-        self._carry_out(self.device.send([packet], time.monotonic()))
+        self._carry_out(self.device.send([frame_of(packet)], time.monotonic()))
 
     def run_until(self, done: Callable[[], object], timeout_s: float = 20.0) -> None:
         """Lets the device work until `done`; AssertionError with what it dropped when that takes too long."""
@@ -52,18 +53,18 @@ class DrivenDevice:
             if select.select([self.sock], [], [], max(0.0, wake - now))[0]:
                 data, source = self.sock.recvfrom(MAX_DATAGRAM_BYTES)
                 self.peer_address = self.peer_address or source
-                self._carry_out(self.device.receive([data], UdpSource(source), time.monotonic()))
+                self._carry_out(self.device.receive([Train.of(data)], UdpSource(source), time.monotonic()))
             self._carry_out(self.device.tick(time.monotonic()))
 
     def _carry_out(self, outputs: list[Output]) -> None:
         for output in outputs:
             match output:
-                case Transmit(datagrams=datagrams):
+                case Transmit():
                     assert self.peer_address is not None
-                    for datagram in datagrams:
+                    for datagram in output.datagrams:
                         self.sock.sendto(datagram, self.peer_address)
-                case Deliver(packets=packets):
-                    for packet in packets:
+                case Deliver():
+                    for packet in output.packets:
                         self._take(packet)
                 case Reply(source=source, datagram=datagram):
                     assert isinstance(source, UdpSource)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import ipaddress
 import json
+import re
+import ssl
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -18,6 +21,7 @@ from tests.interop.rig.peers import peer
 REGION: Final = 900
 DERP_PORT: Final = 443
 STUN_PORT: Final = 3478
+METRICS_TIMEOUT_S: Final = 5.0
 CERTIFICATE_LIFE: Final = dt.timedelta(days=2)
 
 
@@ -84,6 +88,7 @@ class Derper:
         self.region_code = f"r{region}"
         self.name = f"derp{region}.test"
         self._daemon: Daemon | None = None
+        self._trusted = authority.file
         authority.issue(self.name, host.directory)
 
     def start(self) -> None:
@@ -107,6 +112,27 @@ class Derper:
         if self._daemon:
             self._daemon.stop()
             self._daemon = None
+
+    @property
+    def pid(self) -> int:
+        """The relay's process."""
+        assert self._daemon is not None
+        return self._daemon.process.pid
+
+    def count(self, metric: str) -> int:
+        """One of the relay's own counters, over all its labels. It tells them to whoever comes from the loopback."""
+        context = ssl.create_default_context(cafile=self._trusted)
+        with contextlib.ExitStack() as stack:
+            sock = stack.enter_context(self.host.tcp_socket())
+            sock.settimeout(METRICS_TIMEOUT_S)
+            sock.bind(("127.0.0.1" if self.host.version == 4 else "::1", 0))
+            sock.connect((self.host.address, DERP_PORT))
+            stream = stack.enter_context(context.wrap_socket(sock, server_hostname=self.name))
+            stream.sendall(f"GET /debug/varz HTTP/1.0\r\nHost: {self.name}\r\n\r\n".encode())
+            text = stack.enter_context(stream.makefile()).read()
+        found = re.findall(rf"^{metric}(?:{{[^}}]*}})? (\d+)$", text, re.MULTILINE)
+        assert found, f"{self.name} does not count {metric}:\n{text[:500]}"
+        return sum(map(int, found))
 
     def _listens(self) -> bool:
         listening = self.host.run("ss", "-Hltn", f"sport = {DERP_PORT}").stdout

@@ -28,14 +28,17 @@ class Pings:
     sent: int
     received: int
     slowest_s: float
+    fastest_s: float = float("inf")
+    average_s: float = float("inf")
 
 
 def pings(result: subprocess.CompletedProcess[str]) -> Pings:
     """Reads ping's own summary; AssertionError when there is none."""
     counts = re.search(r"(\d+) packets transmitted, (\d+) received", result.stdout)
     assert counts, f"not ping's output:\n{result.stdout}\n{result.stderr}"
-    times = re.search(r"= [\d.]+/[\d.]+/([\d.]+)/", result.stdout)
-    return Pings(int(counts[1]), int(counts[2]), float(times[1]) / 1000 if times else float("inf"))
+    times = re.search(r"= ([\d.]+)/([\d.]+)/([\d.]+)/", result.stdout)
+    fastest_s, average_s, slowest_s = (float(ms) / 1000 for ms in times.groups()) if times else (float("inf"),) * 3
+    return Pings(int(counts[1]), int(counts[2]), slowest_s, fastest_s, average_s)
 
 
 def content(count: int) -> bytes:

@@ -40,6 +40,8 @@ STATUS: dict[str, Any] = {
     "attached": [{"kind": "process", "id": "77", "name": "curl"}],
     "rx_bytes": 1234,
     "tx_bytes": 5_600_000,
+    "data_plane": {"engine": "native", "offloads": {"TSO": True, "USO": False, "UDP_GRO": True}},
+    "drops": {"seldom": 1, "often": 2000},
     "self": {
         "name": "me",
         "dns_name": "me.tail.example",
@@ -61,6 +63,20 @@ STATUS: dict[str, Any] = {
         peer("unknown", 6, online=None, user="", os=""),
     ],
 }
+
+
+def test_what_a_curious_person_sees_besides() -> None:
+    assert tables.inner_lines(STATUS) == [
+        "",
+        "data plane: native",
+        "  with TSO, UDP_GRO",
+        "  without USO",
+        "",
+        "dropped:",
+        "  2000  often",
+        "  1     seldom",
+    ]
+    assert tables.inner_lines(tables.stopped("me")) == ["", "data plane: -", "", "nothing was dropped"]
 
 
 def test_the_status_of_a_running_node() -> None:

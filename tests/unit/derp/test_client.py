@@ -161,6 +161,28 @@ def test_routes() -> None:
     run(test)
 
 
+def test_a_relay_that_comes_back_is_not_taken_for_one_where_the_peer_is() -> None:
+    """Both ends lose their connections to the peer's home, and go on by another relay; ours comes back first."""
+
+    async def test() -> None:
+        async with FakeRelay() as home, FakeRelay() as other, Node() as node:
+            node.derp.set_map(derp_map(r1=home.node(), r2=other.node()))
+            node.derp.set_home(1)
+            await node.derp.wait_home()
+            node.derp.send(2, PEER, [b"connect"])
+            await until(lambda: other.packets)
+            other.send(frame(FrameType.RECV_PACKET, PEER.raw, b"we are here"))
+            await until(lambda: node.received)
+            assert node.derp.route(PEER, 1) == 2
+            assert node.derp.route(OTHER, 1) == 1  # of whom nothing better is known
+            home.send(frame(FrameType.RECV_PACKET, PEER.raw, b"and back"))
+            await until(lambda: node.derp.route(PEER, 1) == 1)
+            home.send(frame(FrameType.PEER_GONE, PEER.raw))
+            await until(lambda: node.derp.route(PEER, 1) == 2)
+
+    run(test)
+
+
 def test_a_lost_connection_comes_back_and_forgets_who_was_heard() -> None:
     async def test() -> None:
         async with FakeRelay() as relay, Node() as node:

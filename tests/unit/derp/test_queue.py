@@ -25,12 +25,15 @@ def test_first_in_first_out() -> None:
     assert (queue.bytes, bool(queue), drops.total()) == (0, False, 0)
 
 
-def test_a_budget_ends_with_the_train_that_exceeds_it() -> None:
+def test_a_burst_ends_amid_a_train() -> None:
     queue, _ = new_queue()
-    for data in (b"1", b"2", b"3"):
-        queue.push(PEER, [data], 0.0, Drop.QUEUE_FULL)
-    assert queue.take(39, 0.0) == [(PEER, [b"1"]), (PEER, [b"2"])]
-    assert queue.bytes == 38
+    queue.push(PEER, [b"1"], 0.0, Drop.QUEUE_FULL)
+    queue.push(PEER, [b"2", b"3", b"4"], 0.0, Drop.QUEUE_FULL)
+    assert queue.take(2, 0.0) == [(PEER, [b"1"]), (PEER, [b"2"])]
+    assert queue.bytes == 2 * 38
+    assert queue.take(1, 0.0) == [(PEER, [b"3"])]
+    assert queue.take(2, 5.1) == []  # as old as the train that it was part of
+    assert queue.bytes == 0
 
 
 def test_the_oldest_train_makes_room() -> None:

@@ -22,7 +22,8 @@ from tsns.paths.peer_path import Change, Kind
 from tsns.paths.peer_paths import PathChanged, Ponged, Reach, WantEndpoints
 from tsns.proto.addresses import Endpoint, Prefix, endpoint_text, pack
 from tsns.proto.packets import is_tsmp
-from tsns.ways import SendDerp, SendUdp
+from tsns.proto.virtio import frame_of
+from tsns.ways import SendDerp, SendUdp, Train
 from tsns.wg.device import Device
 from tsns.wg.drops import Drop
 from tsns.wg.messages import MIN_TRANSPORT_BYTES
@@ -42,10 +43,10 @@ JUST_NOW_S: Final = 0.5  # what was sent since then may still be on its way
 class Open:
     """A packet filter that has nothing against anything."""
 
-    def inbound(self, data: bytes, *, jailed: bool) -> None:
+    def inbound(self, data: bytes, size: int, *, jailed: bool) -> None:
         return None
 
-    def outbound(self, data: bytes, *, jailed: bool) -> None:
+    def outbound(self, data: bytes, size: int, *, jailed: bool) -> None:
         return None
 
 
@@ -146,7 +147,7 @@ class Node:
 
     def receive_udp(self, datagram: bytes, source: Endpoint) -> None:
         self._note(datagram)
-        self.do(self.router.inbound_udp([(datagram, source)], self.internet.now))
+        self.do(self.router.inbound_udp([(Train.of(datagram), source)], self.internet.now))
 
     def receive_derp(self, region: int, sender: NodePublic, frame: bytes) -> None:
         self._note(frame)
@@ -169,18 +170,18 @@ class Node:
             self.internet.after(TURN_S, self._turn)
         for output in outputs:
             match output:
-                case WriteTun(packets):
-                    for packet in packets:
+                case WriteTun():
+                    for packet in output.packets:
                         assert not is_tsmp(packet)
                         self.arrived[packet[IP_AND_UDP_BYTES:]].append(self.internet.now)
-                case SendUdp(address, datagrams):
-                    for datagram in datagrams:
+                case SendUdp(address):
+                    for datagram in output.datagrams:
                         self._count(datagram, "udp")
                         self.machine.send(address, datagram)
-                case SendDerp(region, peer, datagrams):
-                    for datagram in datagrams:
+                case SendDerp(region, peer):
+                    for datagram in output.datagrams:
                         self._count(datagram, "derp")
-                    self.tailnet.relay(self, region, peer, datagrams)
+                    self.tailnet.relay(self, region, peer, output.datagrams)
                 case StunReply():
                     self._receive_stun(output)
                 case WantEndpoints() if not self._stun_is_due:
@@ -223,7 +224,7 @@ class Node:
         return self.router.path_status(peer.public).endpoint
 
     def send(self, peer: Node, payload: bytes) -> None:
-        self.do(self.router.outbound([udp(self.address, peer.address, payload)], self.internet.now))
+        self.do(self.router.outbound([frame_of(udp(self.address, peer.address, payload))], self.internet.now))
 
     def packets(self, since: float, what: str = "") -> int:
         """How many packets it has sent since then, to other nodes."""

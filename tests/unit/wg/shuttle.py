@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from tsns.keys import NodePrivate, NodePublic
 from tsns.proto.addresses import Prefix, pack
 from tsns.proto.packets import build
-from tsns.ways import UdpSource
+from tsns.proto.virtio import frame_of
+from tsns.ways import Train, UdpSource
 from tsns.wg.device import Deliver, Device, Output, Reply, SessionUp, Transmit
 
 WALL_CLOCK_AT_0 = 1_700_000_000.0
@@ -93,22 +94,22 @@ class Shuttle:
 
     def send(self, side: Side, *packets: bytes) -> None:
         """The side's host sends packets."""
-        self.do(side, side.device.send(list(packets), self.now))
+        self.do(side, side.device.send([frame_of(packet) for packet in packets], self.now))
 
     def do(self, side: Side, outputs: list[Output]) -> None:
         """Do what the side's device wants done."""
         for output in outputs:
             match output:
-                case Transmit(peer, datagrams):
+                case Transmit(peer):
                     assert peer == self.peer(side)
-                    for datagram in datagrams:
+                    for datagram in output.datagrams:
                         self.carry(side, datagram)
                 case Reply(UdpSource(address), datagram):
                     assert address == self.other(side).address
                     self.carry(side, datagram)
-                case Deliver(peer, packets):
+                case Deliver(peer):
                     assert peer == self.peer(side)
-                    side.delivered += packets
+                    side.delivered += output.packets
                 case SessionUp(peer):
                     assert peer == self.peer(side)
                     side.sessions_up.append(self.now)
@@ -122,7 +123,7 @@ class Shuttle:
 
     def inject(self, side: Side, datagram: bytes) -> list[Output]:
         """Let the side receive this now, as if from the other one; what comes of it is done too."""
-        outputs = side.device.receive([datagram], UdpSource(self.other(side).address), self.now)
+        outputs = side.device.receive([Train.of(datagram)], UdpSource(self.other(side).address), self.now)
         self.do(side, outputs)
         return outputs
 
@@ -134,7 +135,7 @@ class Shuttle:
             self.now = max(self.now, soonest)
             if self._line and self._line[0][0] <= self.now:
                 _, _, source, target, datagram = heapq.heappop(self._line)
-                self.do(target, target.device.receive([datagram], UdpSource(source.address), self.now))
+                self.do(target, target.device.receive([Train.of(datagram)], UdpSource(source.address), self.now))
             elif any(deadline <= self.now for deadline in deadlines):
                 for side in (self.a, self.b):
                     self.do(side, side.device.tick(self.now))

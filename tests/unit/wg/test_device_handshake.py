@@ -17,7 +17,7 @@ from tests.unit.wg.shuttle import (
     lost,
 )
 from tsns.keys import NodePrivate, NodePublic
-from tsns.ways import UdpSource
+from tsns.ways import Train, UdpSource
 from tsns.wg.cookie import CookieJar
 from tsns.wg.device import Device, Reply, Transmit
 from tsns.wg.drops import Drop
@@ -399,7 +399,7 @@ def flood(line: Shuttle, count: int, *, with_cookie: bool = False) -> int:
     source = UdpSource(("198.51.100.1", 1))
     replies = 0
     for _ in range(count):
-        for output in line.b.device.receive([message], source, line.now):
+        for output in line.b.device.receive([Train.of(message)], source, line.now):
             assert isinstance(output, Reply)
             assert output.source == source
             replies += 1

@@ -26,7 +26,8 @@ from tests.unit.wg.shuttle import (
 )
 from tsns.keys import NodePrivate, NodePublic
 from tsns.proto.addresses import Prefix, pack
-from tsns.ways import DerpSource, Source, UdpSource
+from tsns.proto.virtio import frame_of
+from tsns.ways import DerpSource, Source, Train, UdpSource
 from tsns.wg.cookie import CookieJar
 from tsns.wg.device import Device, Transmit
 from tsns.wg.drops import Drop
@@ -172,7 +173,7 @@ def test_keys_are_erased_and_the_tunnel_is_forgotten() -> None:
     for side in (line.a, line.b):
         assert not side.device.indices.sessions
         assert side.device.deadline() is None
-    assert all(session._sealer is None and session._opener is None for session in sessions)
+    assert all(session._transport is None for session in sessions)
     line.send(line.b, B_TO_A)
     line.run_for(1.0)
     assert line.a.delivered == [B_TO_A]
@@ -257,11 +258,11 @@ def test_a_train_loses_only_its_bad_packets() -> None:
     train = [datagram for _, datagram in line.a.sent]
     train[1] = train[1][:-1] + bytes((train[1][-1] ^ 1,))
     train[3] = train[2]
-    line.do(line.b, line.b.device.receive(train, SOURCE, line.now))
+    line.do(line.b, line.b.device.receive(map(Train.of, train), SOURCE, line.now))
     assert line.b.delivered == [packets[0], packets[2], packets[4]]
     assert line.b.device.counters.snapshot() == {Drop.NOT_AUTHENTIC: 1, Drop.REPLAYED: 1}
     line.do(
-        line.b, line.b.device.receive([line.a.sent[1][1]], SOURCE, line.now)
+        line.b, line.b.device.receive([Train.of(line.a.sent[1][1])], SOURCE, line.now)
     )  # the forgery did not use up its number
     assert line.b.delivered[-1] == packets[1]
 
@@ -291,7 +292,7 @@ def test_inner_sources_are_the_senders_own() -> None:
 
 def test_who_has_no_peer_gets_nothing_out() -> None:
     line = Shuttle()
-    assert line.a.device.send([udp(A_ADDRESS, pack("100.64.0.77")), b"", b"\x45"], 0.0) == []
+    assert line.a.device.send(map(frame_of, [udp(A_ADDRESS, pack("100.64.0.77")), b"", b"\x45"]), 0.0) == []
     assert line.a.device.send_to(NodePublic(b"\x01" * 32), [A_TO_B], 0.0) == []
     assert line.a.device.counters[Drop.NO_PEER] == 4
 
@@ -386,8 +387,9 @@ def test_what_waits_for_all_peers_together_is_bounded_too() -> None:
         key = NodePrivate.generate(number.to_bytes(32, "big")).public
         device.set_peer(key, [])
         device.send_to(key, [packet], 0.0)
-    assert device.counters[Drop.STAGED_FULL] == 300 - MAX_TOTAL_BYTES // len(packet)
-    assert device.staged_total.bytes == MAX_TOTAL_BYTES // len(packet) * len(packet)
+    size = len(frame_of(packet))
+    assert device.counters[Drop.STAGED_FULL] == 300 - MAX_TOTAL_BYTES // size
+    assert device.staged_total.bytes == MAX_TOTAL_BYTES // size * size
 
 
 def test_ten_thousand_peers_cost_little_until_they_are_used() -> None:
@@ -406,14 +408,14 @@ def test_trains_are_cut_by_peer_and_keep_their_order() -> None:
     keys = [NodePrivate.generate(bytes((number,)) * 32).public for number in (1, 2)]
     for key, address in zip(keys, (A_ADDRESS, B_ADDRESS), strict=True):
         device.set_peer(key, [Prefix(address, 32)])
-    outputs = device.send([A_TO_B, B_TO_A, A_TO_B, A_TO_B], 0.0)
+    outputs = device.send(map(frame_of, [A_TO_B, B_TO_A, A_TO_B, A_TO_B]), 0.0)
     assert [output.peer for output in outputs if isinstance(output, Transmit)] == [keys[1], keys[0]]
 
 
 @given(st.lists(st.binary(max_size=200), max_size=5))
 def test_no_bytes_of_a_stranger_raise(datagrams: list[bytes]) -> None:
     line = Shuttle()
-    assert line.a.device.receive(datagrams, SOURCE, 0.0) == []
+    assert line.a.device.receive(map(Train.of, datagrams), SOURCE, 0.0) == []
     assert sum(line.a.device.counters.snapshot().values()) == len(datagrams)
 
 
@@ -436,7 +438,7 @@ def test_no_message_of_the_right_shape_raises(data: st.DataObject) -> None:
         if size in {148, 92}:
             message = CookieJar(line.b.key.public.raw).stamp(message[:-32], line.now)
         source = data.draw(st.sampled_from(SOURCES))
-        assert device.receive([message], source, line.now) == []
+        assert device.receive([Train.of(message)], source, line.now) == []
 
 
 @settings(max_examples=60, deadline=None)

@@ -20,9 +20,11 @@ from tests.unit.wg.shuttle import (
     entropy,
     udp,
 )
+from tsns.counters import Counters
 from tsns.keys import NodePrivate
 from tsns.proto.addresses import Prefix
-from tsns.ways import UdpSource
+from tsns.proto.virtio import frame_of
+from tsns.ways import Train, UdpSource
 from tsns.wg.device import Deliver, Device, Output, SessionUp, Transmit
 from tsns.wg.drops import Drop
 from tsns.wg.handshake import OwnKey, PeerKey, initiate
@@ -52,10 +54,10 @@ class Half:
     def take(self, outputs: list[Output], other: Half) -> None:
         for output in outputs:
             match output:
-                case Transmit(datagrams=datagrams):
-                    other.inbox.extend(datagrams)
-                case Deliver(packets=packets):
-                    self.received += len(packets)
+                case Transmit():
+                    other.inbox.extend(output.datagrams)
+                case Deliver():
+                    self.received += len(output.packets)
                 case SessionUp():
                     self.sessions += 1
         self.most_indices = max(self.most_indices, len(self.device.indices.sessions) + len(self.device.indices.pending))
@@ -78,13 +80,13 @@ def test_thirty_days_of_traffic_both_ways_lose_nothing(record_property: Callable
             if deadline is not None and deadline <= now:
                 half.take(half.device.tick(now), other)
             if half is a or sent:  # a begins; the two would begin at once otherwise
-                half.take(half.device.send(packets[half], now), other)
+                half.take(half.device.send(map(frame_of, packets[half]), now), other)
         sent += 2
         while a.inbox or b.inbox:
             for half, other in ((a, b), (b, a)):
                 arrived, half.inbox = half.inbox, deque()
                 if arrived:
-                    half.take(half.device.receive(arrived, SOURCE, now), other)
+                    half.take(half.device.receive(map(Train.of, arrived), SOURCE, now), other)
     elapsed_s = time.process_time() - started
 
     assert (a.received, b.received) == (sent - 2, sent)
@@ -164,9 +166,11 @@ def test_no_message_is_sealed_with_the_last_counters(responder: bool) -> None:
 def test_a_message_with_a_counter_beyond_the_limit_is_refused_however_authentic() -> None:
     line = Shuttle()
     line.connect()
-    session = session_of(line.a)
-    session.send_counter = REJECT_AFTER_MESSAGES
-    [message] = session.seal([A_TO_B], 1280)
+    a, b = session_of(line.a), session_of(line.b)
+    a.send_counter = REJECT_AFTER_MESSAGES
+    with pytest.raises(OverflowError):
+        a.seal([frame_of(A_TO_B)], 1280, Counters())
+    message = b"\4\0\0\0" + b.local_index + REJECT_AFTER_MESSAGES.to_bytes(8, "little") + bytes(48)
     assert line.inject(line.b, message) == []
     assert line.b.device.counters[Drop.REPLAYED] == 1
 
@@ -209,7 +213,7 @@ def test_a_peer_that_begins_for_ever_holds_a_handful_of_indices() -> None:
             timestamp=b"\x50" + number.to_bytes(11, "big"),
             now=line.now,
         )
-        line.b.device.receive([peer.tunnel._jar.stamp(body, line.now)], SOURCE, line.now)
+        line.b.device.receive([Train.of(peer.tunnel._jar.stamp(body, line.now))], SOURCE, line.now)
         assert len(line.b.device.indices.sessions) <= 2 + MAX_PREVIOUS
     assert line.b.device.counters.snapshot() == {}
 

@@ -13,7 +13,8 @@ import pytest
 from tests.unit.wg.shuttle import A_TO_B, B_TO_A, Shuttle, Side
 from tsns.keys import NodePrivate, NodePublic
 from tsns.proto.addresses import Prefix
-from tsns.ways import DerpSource, Source, UdpSource
+from tsns.proto.virtio import frame_of
+from tsns.ways import DerpSource, Source, Train, UdpSource
 from tsns.wg import device as device_module
 from tsns.wg import tunnel as tunnel_module
 from tsns.wg.admission import COOKIES_BURST, COOKIES_PER_S, LIMIT_BURST, LIMIT_PER_S, LOAD_MESSAGES, LOADED_MESSAGES
@@ -67,7 +68,7 @@ def flood(line: Shuttle, sources: Callable[[int], Source], *, named: bytes = b""
     message = jar.stamp(body, line.now)
     for number in range(FLOOD_PER_S * SECONDS):
         now = line.now + number / FLOOD_PER_S
-        for output in line.b.device.receive([message], sources(number), now):
+        for output in line.b.device.receive([Train.of(message)], sources(number), now):
             assert isinstance(output, Reply)  # never anything to a peer
             if with_cookies:
                 jar.receive(output.datagram, now)
@@ -78,10 +79,10 @@ def flood(line: Shuttle, sources: Callable[[int], Source], *, named: bytes = b""
 
 
 def exchange(line: Shuttle, side: Side, packet: bytes, now: float) -> int:
-    [sent] = side.device.send([packet], now)
+    [sent] = side.device.send([frame_of(packet)], now)
     assert not isinstance(sent, Reply | Deliver)
     other = line.other(side)
-    outputs = other.device.receive(getattr(sent, "datagrams", []), UdpSource(side.address), now)
+    outputs = other.device.receive(getattr(sent, "trains", []), UdpSource(side.address), now)
     return sum(len(output.packets) for output in outputs if isinstance(output, Deliver))
 
 
@@ -159,7 +160,7 @@ def test_a_flood_of_responses_and_cookies_finds_no_index(monkeypatch: pytest.Mon
     for number in itertools.islice(itertools.count(), 10_000):
         response = jar.stamp(b"\2\0\0\0" + number.to_bytes(4, "big") + (number + 1).to_bytes(4, "big") + bytes(48), 0.0)
         cookie = b"\3\0\0\0" + number.to_bytes(4, "big") + bytes(56)
-        assert line.b.device.receive([response, cookie], scattered(number), line.now) == []
+        assert line.b.device.receive([Train.of(response), Train.of(cookie)], scattered(number), line.now) == []
     assert work.steps == Counter()
     assert line.b.device.counters[Drop.UNKNOWN_INDEX] == 20_000
 
@@ -171,7 +172,7 @@ def test_a_new_session_comes_about_in_the_middle_of_a_flood() -> None:
     line.send(line.a, A_TO_B)
     while line.now < 3.0 and not line.b.delivered:
         for number in range(100):
-            line.b.device.receive([message], scattered(number), line.now)
+            line.b.device.receive([Train.of(message)], scattered(number), line.now)
         line.run_for(0.01)
     assert line.b.delivered == [A_TO_B]
     assert line.now < 1.0  # with its second try, which has a cookie

@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 
 from tsns.counters import Counters
 from tsns.keys import NodePrivate, NodePublic
+from tsns.proto.virtio import PLAIN
+from tsns.ways import Train
 from tsns.wg.cookie import CookieGuard, CookieJar, mac
+from tsns.wg.engines import PYTHON, maker
 from tsns.wg.handshake import (
     INITIAL_CHAIN_KEY,
     INITIAL_HASH,
@@ -97,8 +100,8 @@ def test_the_first_keepalive() -> None:
     own, key, body, pending = begin()
     ours = pending.complete(own, key, answer(body)[0])
     assert ours is not None
-    session = Session(None, ours, 0.0, is_initiator=True)  # type: ignore[arg-type]
-    assert session.seal([b""], 1280) == [vector("keepalive")]
+    session = Session(None, ours, maker(PYTHON, join_udp=True), 0.0, is_initiator=True)  # type: ignore[arg-type]
+    assert session.seal([PLAIN], 1280, Counters()) == [Train.of(vector("keepalive"))]
 
 
 def test_the_cookie_reply_and_the_mac_made_with_it() -> None:
@@ -171,6 +174,8 @@ def test_no_response_of_a_stranger_raises(body: bytes) -> None:
 def test_no_transport_message_of_a_stranger_raises(messages: list[bytes]) -> None:
     _, keys = answer(begin()[2])
     counters = Counters()
-    session = Session(None, keys, 0.0, is_initiator=False)  # type: ignore[arg-type]
-    assert session.open(messages, counters) == []
-    assert sum(counters.snapshot().values()) == len(messages)
+    session = Session(None, keys, maker(PYTHON, join_udp=True), 0.0, is_initiator=False)  # type: ignore[arg-type]
+    opened = session.open([Train.of(message) for message in messages], counters)
+    assert opened.frames == []
+    assert opened.authentic_bytes == 0
+    assert sum(counters.snapshot().values()) + len(opened.strays) == len(messages)

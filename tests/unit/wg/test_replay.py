@@ -59,3 +59,40 @@ def test_it_agrees_with_a_perfect_memory(counters: list[int]) -> None:
         assert window.accept(counter) is fresh
         if fresh:
             seen.add(counter)
+
+
+def test_a_run_ends_below_the_limit() -> None:
+    window = ReplayWindow()
+    assert window.may_accept_run(R - 4, 4)
+    assert not window.may_accept_run(R - 3, 4)
+    window.accept_run(0, 3)
+    assert [window.may_accept_run(first, 1) for first in range(5)] == [False, False, False, True, True]
+
+
+def test_runs_clear_what_they_pass() -> None:
+    window = ReplayWindow()
+    for first in range(0, 20_000, 50):
+        assert window.may_accept_run(first, 49)
+        window.accept_run(first, 49)
+        assert window.may_accept(first + 49)
+    assert all(window.may_accept(gap) for gap in range(19_999, 19_999 - 8000, -50))
+
+
+@given(st.lists(st.tuples(st.integers(-200, 9000) | st.integers(-3, 80), st.integers(1, 130)), max_size=60))
+def test_runs_agree_with_a_perfect_memory(runs: list[tuple[int, int]]) -> None:
+    window, newest, seen = ReplayWindow(), 0, set[int]()
+    for step, count in runs:
+        first = max(0, newest + step)
+        assert window.may_accept_run(first, count) is (first > newest or not seen)
+        if first > newest or not seen:
+            window.accept_run(first, count)
+            newest = first + count - 1
+            seen.update(range(first, first + count))
+        for counter in (
+            *range(max(0, newest - 300), newest + 1, 7),
+            max(0, newest - WINDOW),
+            newest - WINDOW - 1,
+            newest + 1,
+        ):
+            fresh = counter not in seen and newest - counter <= WINDOW
+            assert counter < 0 or window.may_accept(counter) is fresh

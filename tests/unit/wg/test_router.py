@@ -27,7 +27,8 @@ from tsns.paths.peer_paths import DISCO_STRANGER
 from tsns.proto.addresses import Prefix
 from tsns.proto.packets import RejectReason, build, tsmp_disco_key
 from tsns.proto.types import FilterRule
-from tsns.ways import DerpPath, SendDerp, SendUdp, UdpPath
+from tsns.proto.virtio import frame_of
+from tsns.ways import DerpPath, SendDerp, SendUdp, Train, UdpPath
 from tsns.wg.device import Device, SessionUp
 from tsns.wg.drops import Drop
 from tsns.wg.router import (
@@ -63,11 +64,11 @@ class OpenFilter:
         self.refused_out: set[bytes] = set()
         self.judged_jailed: list[tuple[str, bool]] = []
 
-    def inbound(self, data: bytes, *, jailed: bool) -> FilterDrop | None:
+    def inbound(self, data: bytes, size: int, *, jailed: bool) -> FilterDrop | None:
         self.judged_jailed.append(("in", jailed))
         return FilterDrop.NO_RULE if data in self.refused_in else None
 
-    def outbound(self, data: bytes, *, jailed: bool) -> FilterDrop | None:
+    def outbound(self, data: bytes, size: int, *, jailed: bool) -> FilterDrop | None:
         self.judged_jailed.append(("out", jailed))
         return FilterDrop.MALFORMED if data in self.refused_out else None
 
@@ -100,22 +101,22 @@ class Pair:
         other = self.b if node is self.a else self.a
         for output in outputs:
             match output:
-                case WriteTun(packets):
-                    node.written += packets
-                case SendDerp(region, peer, datagrams):
+                case WriteTun():
+                    node.written += output.packets
+                case SendDerp(region, peer):
                     assert peer == other.key.public
                     node.sent.append(output)
-                    frames = [(node.key.public, datagram) for datagram in datagrams]
+                    frames = [(node.key.public, datagram) for datagram in output.datagrams]
                     self.do(other, other.router.inbound_derp(region, frames, self.now))
-                case SendUdp(address, datagrams):
+                case SendUdp(address, trains):
                     assert address == other.address
                     node.sent.append(output)
-                    self.do(other, other.router.inbound_udp([(each, node.address) for each in datagrams], self.now))
+                    self.do(other, other.router.inbound_udp([(train, node.address) for train in trains], self.now))
                 case _:
                     node.events.append(output)
 
     def send(self, node: Node, *packets: bytes) -> None:
-        self.do(node, node.router.outbound(packets, self.now))
+        self.do(node, node.router.outbound(map(frame_of, packets), self.now))
 
     def ping(self) -> None:
         self.do(self.a, self.a.router.ping(self.b.key.public, A_ADDRESS, B_ADDRESS, TOKEN, self.now))
@@ -254,7 +255,7 @@ def test_what_is_not_wireguard_is_told_apart() -> None:
     pair = Pair()
     disco = DISCO_MAGIC + bytes(60)
     outputs = pair.a.router.inbound_udp(
-        [(STUN_RESPONSE, STRANGER), (disco, STRANGER), (STUN_INDICATION, STRANGER)], 0.0
+        [(Train.of(each), STRANGER) for each in (STUN_RESPONSE, disco, STUN_INDICATION)], 0.0
     )
     assert outputs == [StunReply(STUN_RESPONSE, STRANGER)]
     assert pair.a.router.counters.snapshot() == {DISCO_STRANGER: 1, Drop.MALFORMED: 1}
@@ -267,25 +268,25 @@ def test_what_stands_between_does_not_change_the_order() -> None:
     pair = Pair()
     pair.send(pair.a, A_TO_B)
     packets = [udp(A_ADDRESS, B_ADDRESS, bytes((number,))) for number in range(4)]
-    [sent] = pair.a.router.outbound(packets, 0.0)
+    [sent] = pair.a.router.outbound(map(frame_of, packets), 0.0)
     assert isinstance(sent, SendDerp)
     mixed = [
         (datagram, address)
         for datagram, address in zip(sent.datagrams, [STRANGER, STRANGER, pair.a.address, STRANGER], strict=True)
     ]
     mixed[1:1] = [(DISCO_MAGIC + bytes(60), STRANGER), (STUN_RESPONSE, STRANGER), (b"", STRANGER)]
-    pair.do(pair.b, pair.b.router.inbound_udp(mixed, 0.0))
+    pair.do(pair.b, pair.b.router.inbound_udp([(Train.of(each), address) for each, address in mixed], 0.0))
     assert pair.b.written == [A_TO_B, *packets]
 
 
 def test_a_cookie_goes_back_to_where_the_message_came_from() -> None:
     pair = Pair()
     pair.a.router.set_path(pair.b.key.public, UdpPath(pair.b.address))
-    [initiation] = pair.a.router.outbound([A_TO_B], 0.0)
+    [initiation] = pair.a.router.outbound([frame_of(A_TO_B)], 0.0)
     assert isinstance(initiation, SendUdp)
     [message] = initiation.datagrams
-    pair.b.router.inbound_udp([(message, STRANGER)] * 127, 0.0)
-    [reply] = pair.b.router.inbound_udp([(message, STRANGER)], 0.0)
+    pair.b.router.inbound_udp([(Train.of(message), STRANGER)] * 127, 0.0)
+    [reply] = pair.b.router.inbound_udp([(Train.of(message), STRANGER)], 0.0)
     assert isinstance(reply, SendUdp)
     assert reply.address == STRANGER
     assert pair.b.router.counters[Drop.UNDER_LOAD] == 1
@@ -298,7 +299,7 @@ def test_a_cookie_goes_back_to_where_the_message_came_from() -> None:
 def test_a_relay_is_not_believed_about_senders() -> None:
     pair = Pair()
     pair.send(pair.a, A_TO_B)
-    [sent] = pair.a.router.outbound([A_TO_B], 0.0)
+    [sent] = pair.a.router.outbound([frame_of(A_TO_B)], 0.0)
     assert isinstance(sent, SendDerp)
     liar = NodePublic(b"\x09" * 32)
     pair.do(
@@ -314,8 +315,8 @@ def test_a_relay_is_not_believed_about_senders() -> None:
 def test_no_bytes_of_a_stranger_raise(way: str, data: list[bytes]) -> None:
     pair = Pair(RealFilter())
     if way == "udp":
-        pair.a.router.inbound_udp([(each, STRANGER) for each in data], 0.0)
+        pair.a.router.inbound_udp([(Train.of(each), STRANGER) for each in data], 0.0)
     else:
         pair.a.router.inbound_derp(1, [(pair.b.key.public, each) for each in data], 0.0)
-    pair.a.router.outbound(data, 0.0)
+    pair.a.router.outbound(map(frame_of, data), 0.0)
     assert pair.a.written == []

@@ -15,8 +15,10 @@ from tests.unit.wg.shuttle import A_ADDRESS, A_TO_B, B_ADDRESS, B_TO_A, entropy,
 from tests.unit.wg.test_router import STUN_RESPONSE, OpenFilter
 from tsns.keys import DiscoPrivate, NodePrivate, NodePublic
 from tsns.proto.addresses import Prefix
-from tsns.ways import DerpPath, UdpPath
+from tsns.proto.virtio import frame_of
+from tsns.ways import DerpPath, Train, UdpPath
 from tsns.wg.device import Device, SessionUp
+from tsns.wg.offload import Offloads, UdpPort
 from tsns.wg.router import Event, Output, Pong, Router, StunReply
 from tsns.wg.socket import (
     TUN_PACKETS_PER_WAKE_UP,
@@ -133,9 +135,9 @@ def test_a_burst_is_taken_in_portions_and_in_order(monkeypatch: pytest.MonkeyPat
             portions: list[int] = []
             outbound = Router.outbound
 
-            def watched(self: Router, packets: list[bytes], now: float) -> list[Output]:
-                portions.append(len(packets))
-                return outbound(self, packets, now)
+            def watched(self: Router, frames: list[bytes], now: float) -> list[Output]:
+                portions.append(len(frames))
+                return outbound(self, frames, now)
 
             burst = [udp(A_ADDRESS, B_ADDRESS, bytes((number,))) for number in range(TUN_PACKETS_PER_WAKE_UP + 8)]
             waiting = iter(burst)
@@ -148,7 +150,7 @@ def test_a_burst_is_taken_in_portions_and_in_order(monkeypatch: pytest.MonkeyPat
 
             with monkeypatch.context() as patch:
                 patch.setattr(Router, "outbound", watched)
-                patch.setattr("tsns.wg.socket.os.read", read)
+                patch.setattr("tsns.wg.offload.os.read", read)
                 a.host.send(b"wake up")
                 received = [await b.packet() for _ in burst]
             assert received == burst
@@ -165,9 +167,9 @@ def test_a_flood_gets_a_small_share_of_each_round_until_a_peer_is_heard(monkeypa
             portions: list[int] = []
             inbound = Router.inbound_udp
 
-            def watched(self: Router, datagrams: list[tuple[bytes, tuple[str, int]]], now: float) -> list[Output]:
-                portions.append(len(datagrams))
-                return inbound(self, datagrams, now)
+            def watched(self: Router, trains: list[tuple[Train, tuple[str, int]]], now: float) -> list[Output]:
+                portions.append(sum(len(train.messages()) for train, _ in trains))
+                return inbound(self, trains, now)
 
             monkeypatch.setattr(Router, "inbound_udp", watched)
             b.pump.close()
@@ -181,9 +183,9 @@ def test_a_flood_gets_a_small_share_of_each_round_until_a_peer_is_heard(monkeypa
             b.pump.start()
             assert await b.packet() == A_TO_B
             await asyncio.sleep(0.05)
-            assert portions[:4] == [32, 16, 8, 4]
-            assert set(portions[4:-3]) <= {4, 32}
-            assert 32 in portions[4:]  # after the peer's packet
+            assert portions[:5] == [1, 32, 16, 8, 4]
+            assert set(portions[5:-3]) <= {4, 32}
+            assert 32 in portions[5:]  # after the peer's packet
             assert sum(portions) == 141
 
     asyncio.run(main())
@@ -268,8 +270,8 @@ def test_a_tun_that_does_not_take_a_packet(error: int, reason: str, monkeypatch:
                 raise OSError(error, os.strerror(error))
 
             with monkeypatch.context() as patch:
-                patch.setattr("tsns.wg.socket.os.write", refuse)
-                b.pump._write_tun([A_TO_B, A_TO_B])
+                patch.setattr("tsns.wg.offload.os.write", refuse)
+                b.pump._write_tun([frame_of(A_TO_B), frame_of(A_TO_B)])
             assert b.router.counters[reason] == 2
 
     asyncio.run(main())
@@ -282,6 +284,9 @@ class Refusing:
 
     def __init__(self, error: int) -> None:
         self._error = error
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        """Have an option."""
 
     def sendto(self, data: bytes, address: tuple[str, int]) -> int:
         raise OSError(self._error, os.strerror(self._error))
@@ -299,10 +304,10 @@ class Refusing:
 def test_a_socket_that_does_not_take_a_datagram(error: int, reason: str) -> None:
     async def main() -> None:
         async with ends() as (a, _):
-            real = a.pump._sockets[socket.AF_INET]
-            a.pump._sockets[socket.AF_INET] = Refusing(error)  # type: ignore[assignment]
+            real = a.pump._ports[socket.AF_INET]
+            a.pump._ports[socket.AF_INET] = UdpPort(Refusing(error), Offloads())  # type: ignore[arg-type]
             a.pump.send_udp(("192.0.2.1", 1), [b"x", b"y"])
-            a.pump._sockets[socket.AF_INET] = real
+            a.pump._ports[socket.AF_INET] = real
             assert a.router.counters[reason] == 2
             a.pump.send_udp(("2001:db8::1", 1), [b"x"])
             assert a.router.counters[UDP_NO_SOCKET] == 1
@@ -318,7 +323,7 @@ def test_a_tun_that_is_gone_is_left_alone() -> None:
                 raise OSError(errno.EBADFD, "File descriptor in bad state")
 
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("tsns.wg.socket.os.read", gone)
+                patch.setattr("tsns.wg.offload.os.read", gone)
                 a.host.send(A_TO_B)
                 await asyncio.sleep(0.05)
             assert a.lost == 1
