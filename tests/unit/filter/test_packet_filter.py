@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tsns.filter.packet_filter import MAX_FLOWS, MAX_VERDICTS, Drop, PacketFilter
 from tsns.proto.addresses import Prefix, pack
-from tsns.proto.packets import Protocol, RejectReason, build, echo_reply, echo_request, tsmp_ping
+from tsns.proto.packets import HEAD_BYTES, Protocol, RejectReason, build, echo_reply, echo_request, tsmp_ping
 from tsns.proto.types import CapGrant, FilterRule, NetPortRange, PortRange
 
 US, PEER, OTHER = "100.64.0.1", "100.64.0.2", "100.64.0.3"
@@ -444,3 +444,47 @@ def test_ten_thousand_sources_cost_one_look_up() -> None:
         return time.process_time() - started
 
     assert min(cost(many) for _ in range(3)) < 10 * min(cost(few) for _ in range(3))
+
+
+# --- the pump's way: heads with sizes ------------------------------------------------------------------------------
+
+PLAIN_PACKETS = [
+    packet + padding
+    for source, destination in ((PEER, US), (US, PEER), (OTHER, US), (PEER6, US6), (US6, PEER6))
+    for packet in (
+        *(tcp(source, destination, 22, flags) for flags in (SYN, SYN_ACK, ACK, RST)),
+        udp(source, destination, 53),
+        udp(source, destination, 53) + bytes(60),
+        udp(destination, source, 40000, 53),
+    )
+    for padding in (b"", bytes(80))
+]
+CLOSELY = st.sampled_from([*PLAIN_PACKETS, fragment(PEER, US, 300), fragment(PEER, US, 0x2000), icmp(PEER, US, 8)])
+SMUDGES = st.one_of(st.none(), st.tuples(st.integers(0, 59), st.integers(0, 255)))
+
+
+def smudged(packet: bytes, smudge: tuple[int, int] | None) -> bytes:
+    """One byte of the headers may be another."""
+    if smudge is None or smudge[0] >= len(packet):
+        return packet
+    return packet[: smudge[0]] + bytes((smudge[1],)) + packet[smudge[0] + 1 :]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["in", "out", "out jailed", "rules"]), CLOSELY, SMUDGES), max_size=40))
+def test_a_flow_that_has_passed_is_judged_like_any_other(
+    steps: list[tuple[str, bytes, tuple[int, int] | None]],
+) -> None:
+    """What is remembered of the last packet saves time, and changes no verdict."""
+    hasty, thorough = made(SSH), made(SSH)
+    for number, (step, packet, smudge) in enumerate(steps):
+        data = smudged(packet, smudge)
+        if step == "rules":
+            for subject in (hasty, thorough):
+                subject.update(
+                    [SSH] if number % 2 else [], LOCAL, shields_up=number % 3 == 0, capability_holders=lambda _: ()
+                )
+            continue
+        jailed = step == "out jailed"
+        judges = [subject.inbound if step == "in" else subject.outbound for subject in (hasty, thorough)]
+        for _ in range(2):
+            assert judges[0](data[:HEAD_BYTES], len(data), jailed=jailed) == judges[1](data, jailed=jailed)
