@@ -71,6 +71,7 @@ class Node:
         self._came: set[bytes] = set()
         self._lives = 0
         self._is_turning = False
+        self._deadline, self._deadlines_set = inf, -1
         self._seen_this_round: set[str] = set()
         machine.station = self
         self.start()
@@ -159,7 +160,11 @@ class Node:
             self._came.add(datagram)
 
     def deadline(self) -> float | None:
-        return self.router.deadline()
+        """As the pump goes by it: while `deadlines_set` is the same, a deadline may only move away."""
+        deadline, deadlines_set = self.router.deadline(), self.router.deadlines_set
+        assert deadlines_set != self._deadlines_set or (inf if deadline is None else deadline) >= self._deadline
+        self._deadline, self._deadlines_set = inf if deadline is None else deadline, deadlines_set
+        return deadline
 
     def tick(self) -> None:
         self.do(self.router.tick(self.internet.now))
