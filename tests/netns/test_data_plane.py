@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.netns.data_plane import ENGINES, PORT, Plane, planes
+from tests.netns.nodes import Tsns
 from tsns.netns.tun import TUNSETIFF
 from tsns.wg.offload import IFF_VNET_HDR, SOL_UDP, TUN_F_USO, TUNSETOFFLOAD, UDP_GRO, UDP_SEGMENT
 
@@ -146,3 +147,23 @@ def test_what_the_kernel_lacks_is_done_without(
     lacks = {"vnet_hdr": {"vnet_hdr", "TSO", "USO"}, "TSO": {"TSO", "USO"}}.get(missing, {missing})
     assert {name for name, is_on in a.pump.offloads.named().items() if not is_on} == lacks
     assert b.pump.offloads.tun_header == (missing != "vnet_hdr")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_node_has_the_data_plane_that_it_is_given(engine: str, tsns: Tsns) -> None:
+    """Also one that the server has not loaded: it is there before the engine gives up its rights."""
+    Tsns(tsns.directories, tsns.lab, {"TSNS_DATA_PLANE": engine}).up("web")
+    tsns.up("db", "--data-plane", engine)
+    assert tsns("ping", "db", "web", "--icmp", "-c", "3").returncode == 0
+    for name in ("web", "db"):
+        found = tsns.json("status", name)["data_plane"]
+        assert found["engine"] == engine
+        assert all(found["offloads"].values())
+        assert "imported after the fork" not in tsns("logs", name).stdout
+    assert f"data plane: {engine}" in tsns("status", "db", "-v").stdout
+
+
+def test_a_data_plane_that_is_none(tsns: Tsns) -> None:
+    done = tsns("up", "web", *tsns.lab.login, "--data-plane", "fortran")
+    assert done.returncode == 2
+    assert "--data-plane" in done.stderr
