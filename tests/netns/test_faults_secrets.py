@@ -36,7 +36,7 @@ def wrong_modes(tsns: Tsns) -> set[str]:
                     public = path in {tsns.directories.run, tsns.directories.run / "ns"}
                     allowed = 0o755 if public else 0o700
                 elif path.parent == tsns.directories.run / "ns":
-                    allowed = 0o444  # a namespace in the file system; only root can enter
+                    allowed = 0o644  # a namespace in the file system is 0444, and only root can enter; before that it is a file of ours
                 else:
                     allowed = 0o644 if path.suffix in READABLE else 0o600
                 if mode & ~allowed or status.st_uid != os.geteuid():
