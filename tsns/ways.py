@@ -74,7 +74,7 @@ class UdpSource:
             return host.encode()
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=128)
 def udp_source(address: Endpoint) -> UdpSource:
     """The source at an address: most datagrams come from the same few."""
     return UdpSource(address)

@@ -9,6 +9,7 @@ from typing import Final
 from tsns.keys import NodePublic
 
 RETURN_S: Final = 10.0  # so long do peers take to come back to a relay that was away
+MAX_GONE: Final = 256
 MAX_HEARD: Final = 4096  # peers remembered; whoever was silent longest is forgotten first
 
 
@@ -41,7 +42,7 @@ class Heard:
         """The peer has left, or was not there at all."""
         self._at.pop(peer, None)
         self._gone[peer] = None
-        while len(self._gone) > MAX_HEARD:
+        while len(self._gone) > MAX_GONE:
             del self._gone[next(iter(self._gone))]
 
     def may_be_absent(self, peer: NodePublic, now: float) -> bool:

@@ -44,7 +44,7 @@ from tsns.proto.packets import (
 from tsns.proto.types import FilterRule
 
 MAX_FLOWS: Final = 512
-MAX_VERDICTS: Final = 1024  # remembered answers of the rules
+MAX_VERDICTS: Final = 256  # remembered answers of the rules
 
 _METADATA: Final = pack("169.254.169.254")
 _ANSWERS_V4: Final = frozenset({0, 3, 11, 12})  # ICMP: echo reply, unreachable, time exceeded, parameter problem

@@ -29,6 +29,7 @@ LOADED_MESSAGES: Final = 128  # those with a cookie that are dealt with in a win
 LIMIT_PER_S: Final = 20.0
 LIMIT_BURST: Final = 5.0
 LIMIT_MAX_SOURCES: Final = 4096
+LIMIT_TIDY_SOURCES: Final = 64  # from here on those are forgotten that have their limit before them again
 LIMIT_CLEARING_S: Final = (
     LIMIT_BURST / LIMIT_PER_S
 )  # between two looks for buckets that are full again: each looks at all of them
@@ -80,7 +81,7 @@ class SourceLimiter:
         """Take a token of this source's; False when it has none."""
         bucket = self._buckets.get(host)
         if bucket is None:
-            if len(self._buckets) >= LIMIT_MAX_SOURCES and not self._clear(now):
+            if len(self._buckets) >= LIMIT_TIDY_SOURCES and not self._clear(now):
                 return self._when_full
             bucket = self._buckets[host] = Bucket(LIMIT_PER_S, LIMIT_BURST, now)
         return bucket.take(now)

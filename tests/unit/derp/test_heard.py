@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tsns.derp.heard import MAX_HEARD, RETURN_S, Heard
+from tsns.derp.heard import MAX_GONE, MAX_HEARD, RETURN_S, Heard
 from tsns.keys import NodePublic
 
 
@@ -40,6 +40,6 @@ def test_strangers_do_not_fill_the_memory_and_push_out_the_silent_first() -> Non
     assert (heard.at(peer(1)), heard.at(peer(2))) == (1.0, None)
     heard.note([(peer(9), b"")], now=3.0)
     assert heard.at(peer(1)) is None
-    for number in range(MAX_HEARD + 1):
+    for number in range(MAX_GONE + 1):
         heard.forget(peer(number))
     assert [heard.may_be_absent(peer(number), 4.0) for number in (0, 1)] == [False, True]

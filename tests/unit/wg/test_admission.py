@@ -15,6 +15,7 @@ from tsns.wg.admission import (
     LIMIT_CLEARING_S,
     LIMIT_MAX_SOURCES,
     LIMIT_PER_S,
+    LIMIT_TIDY_SOURCES,
     LOAD_MESSAGES,
     LOADED_MESSAGES,
     Admission,
@@ -184,3 +185,10 @@ def test_the_limits_leave_most_of_a_core() -> None:
     handshakes = 2 * (LOAD_MESSAGES + LOADED_MESSAGES)
     assert 0.2e-3 * handshakes + 0.02e-3 * COOKIES_PER_S < 0.15
     assert LIMIT_PER_S * LIMIT_CLEARING_S == LIMIT_BURST
+
+
+def test_who_was_silent_is_not_remembered() -> None:
+    limiter = SourceLimiter()
+    for number in range(10_000):
+        assert limiter.allow(number.to_bytes(4, "big"), now=2.0 * LIMIT_CLEARING_S * number)
+        assert len(limiter._buckets) <= LIMIT_TIDY_SOURCES + 1
