@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import collections
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from tsns.derp.framing import HEADER_BYTES, KEY_BYTES
@@ -38,10 +38,10 @@ class _Train:
     peer: NodePublic
     packets: list[bytes]
 
-    @property
-    def size(self) -> int:
-        """In bytes as frames."""
-        return sum(map(len, self.packets)) + _FRAME_BYTES * len(self.packets)
+
+def _size(packets: list[bytes]) -> int:
+    """In bytes as frames."""
+    return sum(map(len, packets)) + _FRAME_BYTES * len(packets)
 
 
 class PacketQueue:
@@ -59,9 +59,8 @@ class PacketQueue:
 
     def push(self, peer: NodePublic, packets: list[bytes], now: float, reason: Drop) -> None:
         """Add a train; `reason` is why others have to go if there are too many. The last train always stays."""
-        train = _Train(now, peer, packets)
-        self._trains.append(train)
-        self.bytes += train.size
+        self._trains.append(_Train(now, peer, packets))
+        self.bytes += _size(packets)
         while self.bytes > self._max_bytes and len(self._trains) > 1:
             self._drop_oldest(reason)
 
@@ -73,17 +72,13 @@ class PacketQueue:
                 self._drop_oldest(Drop.TOO_OLD)
                 continue
             train = self._trains.popleft()
-            self.bytes -= train.size
-            if len(train.packets) > count:
-                self._put_back(train, train.packets[count:])
-            taken.append((train.peer, train.packets[:count]))
-            count -= len(train.packets)
+            packets, rest = train.packets[:count], train.packets[count:]
+            if rest:
+                self._trains.appendleft(replace(train, packets=rest))
+            self.bytes -= _size(packets)
+            taken.append((train.peer, packets))
+            count -= len(packets)
         return taken
-
-    def _put_back(self, train: _Train, rest: list[bytes]) -> None:
-        left = _Train(train.at, train.peer, rest)
-        self._trains.appendleft(left)
-        self.bytes += left.size
 
     def clear(self, reason: Drop) -> None:
         """Drop everything."""
@@ -92,5 +87,5 @@ class PacketQueue:
 
     def _drop_oldest(self, reason: Drop) -> None:
         train = self._trains.popleft()
-        self.bytes -= train.size
+        self.bytes -= _size(train.packets)
         self._drops[reason] += len(train.packets)
