@@ -16,8 +16,8 @@ import pytest
 
 from tests.netns.data_plane import ENGINES, PORT, Plane, planes
 from tests.netns.nodes import Tsns
-from tsns.netns.tun import TUNSETIFF
-from tsns.wg.offload import IFF_VNET_HDR, SOL_UDP, TUN_F_USO, TUNSETOFFLOAD, UDP_GRO, UDP_SEGMENT
+from tsns.netns.tun import IFF_VNET_HDR, TUNSETIFF
+from tsns.wg.offload import SOL_UDP, TUN_F_USO, TUNSETOFFLOAD, UDP_GRO, UDP_SEGMENT
 
 pytestmark = pytest.mark.netns
 

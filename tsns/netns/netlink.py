@@ -6,6 +6,7 @@ already talks to control. A forked child then finds it there.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,15 +28,12 @@ def connection() -> IPRoute:
     return IPRoute()
 
 
-def attempt(call: Callable[..., Any], *args: Any, **what: Any) -> bool:
-    """Do what an older kernel may not know; whether it did."""
+def attempt(call: Callable[..., Any], *args: Any, **what: Any) -> None:
+    """Do what is no loss where an older kernel does not know it."""
     from pyroute2.netlink.exceptions import NetlinkError
 
-    try:
+    with contextlib.suppress(NetlinkError):
         call(*args, **what)
-    except NetlinkError:
-        return False
-    return True
 
 
 def ensure(call: Callable[..., Any], **what: Any) -> None:

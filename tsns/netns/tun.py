@@ -25,7 +25,7 @@ TUN_QUEUE_FRAMES: Final = 128  # of up to 60 KB: more would only be delay
 TUNSETIFF: Final = 0x400454CA
 _IFF_TUN: Final = 1
 _IFF_NO_PI: Final = 0x1000
-_IFF_VNET_HDR: Final = 0x4000
+IFF_VNET_HDR: Final = 0x4000
 
 
 def open_tun() -> int:
@@ -33,7 +33,7 @@ def open_tun() -> int:
     tun = os.open(TUN_PATH, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         try:
-            _set_interface(tun, _IFF_TUN | _IFF_NO_PI | _IFF_VNET_HDR)
+            _set_interface(tun, _IFF_TUN | _IFF_NO_PI | IFF_VNET_HDR)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise

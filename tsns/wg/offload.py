@@ -17,13 +17,13 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
+from tsns.netns.tun import IFF_VNET_HDR
 from tsns.proto.virtio import MAX_FRAME_BYTES, PLAIN, Frame
 from tsns.ways import Train
 from tsns.wg.segments import packets_of
 
 TUNSETOFFLOAD: Final = 0x400454D0
 TUNGETIFF: Final = 0x800454D2
-IFF_VNET_HDR: Final = 0x4000
 TUN_F_CSUM: Final = 1
 TUN_F_TSO: Final = 2 | 4  # IPv4, IPv6
 TUN_F_USO: Final = 0x20 | 0x40
