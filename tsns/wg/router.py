@@ -260,7 +260,7 @@ class Router:
         sender: tuple[str, int] | None = None
         for train, address in trains:
             data = train.data
-            if (data[1:2] == b"\x01" and _is_stun(data)) or data.startswith(DISCO_MAGIC):
+            if _is_stun(data) or data.startswith(DISCO_MAGIC):
                 for message in train.messages():
                     self._receive_message(message, udp_source(address), now, out)
                 continue
@@ -381,7 +381,7 @@ class Router:
 
 
 def _is_stun(data: bytes) -> bool:
-    return len(data) >= STUN_HEADER_BYTES and data[0] & 0xC0 == 0 and data[4:8] == STUN_COOKIE
+    return data[1:2] == b"\x01" and len(data) >= STUN_HEADER_BYTES and data[0] & 0xC0 == 0 and data[4:8] == STUN_COOKIE
 
 
 def _add_reject(head: bytes, size: int, reason: RejectReason, answers: list[bytes]) -> None:

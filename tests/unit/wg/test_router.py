@@ -279,6 +279,21 @@ def test_what_stands_between_does_not_change_the_order() -> None:
     assert pair.b.written == [A_TO_B, *packets]
 
 
+def test_what_comes_amid_a_train_is_judged_as_if_it_came_alone() -> None:
+    pair = Pair()
+    pair.send(pair.a, A_TO_B)
+    [sent] = pair.a.router.outbound([frame_of(A_TO_B)], 0.0)
+    assert isinstance(sent, SendDerp)
+    [message] = sent.datagrams
+    size = len(message)
+    others = [each.ljust(size, b"\0")[:size] for each in (STUN_RESPONSE, STUN_INDICATION, DISCO_MAGIC)]
+    train = Train(message + b"".join(others), size)
+    pair.do(pair.b, pair.b.router.inbound_udp([(train, STRANGER)], 0.0))
+    assert pair.b.written == [A_TO_B, A_TO_B]
+    assert [event for event in pair.b.events if isinstance(event, StunReply)] == [StunReply(others[0], STRANGER)]
+    assert pair.b.router.counters.snapshot() == {DISCO_STRANGER: 1, Drop.MALFORMED: 1}
+
+
 def test_a_cookie_goes_back_to_where_the_message_came_from() -> None:
     pair = Pair()
     pair.a.router.set_path(pair.b.key.public, UdpPath(pair.b.address))
