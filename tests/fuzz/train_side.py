@@ -10,10 +10,9 @@ from tests.unit.wg.engines import (
     IPV4,
     IPV6,
     account,
-    assert_grouped,
-    messages_of,
+    assert_engines_agree,
+    assert_received,
     pair,
-    received,
 )
 from tests.unit.wg.train_reference import ACK, PLAIN, PSH, TCP_V6, UDP, VIRTIO, Flow, Super, inner
 from tsns.ways import Train
@@ -32,17 +31,7 @@ def sealed_frames(data: bytes) -> None:
         piece + bytes(97 * size)
         for size, piece in instructions.steps(MAX_STEPS)
     ]
-    results = []
-    for engine in ENGINES.values():
-        us, them = pair(engine)
-        sealed = us.seal_train(frames, mtu)
-        assert sealed.packets == us.counter == len(messages_of(sealed.trains))
-        assert sealed.malformed <= len(frames)
-        assert_grouped(sealed.trains)
-        opened = them.open_train(sealed.trains)
-        assert account(opened) == sealed.packets
-        results.append((sealed, list(map(bytes, opened.frames)), opened[1:]))
-    assert all(result == results[0] for result in results)
+    assert_engines_agree(frames, mtu)
 
 
 def opened_trains(data: bytes) -> None:
@@ -76,7 +65,7 @@ def opened_trains(data: bytes) -> None:
         sealed = us.seal_train([PLAIN + packet for packet in packets], 1280)
         opened = them.open_train([*sealed.trains, *strangers])
         padded = [packet.ljust(min(1280, -(-len(packet) // 16) * 16), b"\0") for packet in packets]
-        assert received(opened) == [found for plain in padded if (found := inner(plain))]
+        assert_received(opened, [found for plain in padded if (found := inner(plain))])
         assert account(opened) == sealed.packets + sum(len(train.messages()) for train in strangers)
         results.append((sealed, list(map(bytes, opened.frames)), opened[1:]))
     assert all(result == results[0] for result in results)

@@ -86,6 +86,21 @@ def assert_grouped(trains: Sequence[Train]) -> None:
         assert ended or messages == MAX_TRAIN_MESSAGES or len(data) + size > MAX_TRAIN_BYTES
 
 
+def assert_engines_agree(frames: Sequence[bytes], mtu: int) -> None:
+    """Whatever the frames are, each is accounted for, and all engines make the same of them, in both directions."""
+    results = []
+    for engine in ENGINES.values():
+        us, them = pair(engine)
+        sealed = us.seal_train(frames, mtu)
+        assert sealed.packets == len(messages_of(sealed.trains)) == us.counter
+        assert sealed.malformed <= len(frames)
+        assert_grouped(sealed.trains)
+        opened = them.open_train(sealed.trains)
+        assert account(opened) == sealed.packets
+        results.append((sealed, list(map(bytes, opened.frames)), opened[1:]))
+    assert all(result == results[0] for result in results)
+
+
 def changed(frame: bytes, at: int, new: bytes) -> bytes:
     return frame[:at] + new + frame[at + len(new) :]
 

@@ -18,6 +18,7 @@ from tests.unit.wg.engines import (
     KEEPALIVE,
     Engine,
     account,
+    assert_engines_agree,
     assert_grouped,
     assert_padded,
     assert_received,
@@ -141,17 +142,7 @@ def test_frames_of_garbage(data: st.DataObject) -> None:
         st.integers(0, 255),
     )
     frames = data.draw(st.lists(garbage | broken | st.binary(max_size=30), max_size=6))
-    results = []
-    for engine in ENGINES.values():
-        us, them = pair(engine)
-        sealed = us.seal_train(frames, data.draw(st.just(1280)))
-        assert sealed.packets == len(messages_of(sealed.trains)) == us.counter
-        assert sealed.malformed <= len(frames)
-        assert_grouped(sealed.trains)
-        opened = them.open_train(sealed.trains)
-        assert account(opened) == sealed.packets
-        results.append((sealed, list(map(bytes, opened.frames)), opened[1:]))
-    assert all(result == results[0] for result in results)
+    assert_engines_agree(frames, 1280)
 
 
 @given(st.lists(st.tuples(st.binary(max_size=200), st.integers(1, 90)), max_size=5), st.booleans())
