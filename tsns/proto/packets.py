@@ -11,7 +11,9 @@ from __future__ import annotations
 import enum
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
+
+Data = TypeVar("Data", bytes, memoryview)  # of a packet
 
 IPV4_HEADER_BYTES: Final = 20
 IPV6_HEADER_BYTES: Final = 40
@@ -188,7 +190,7 @@ def _decode_upper(
     )
 
 
-def trimmed(data: bytes) -> bytes | None:
+def trimmed(data: Data) -> Data | None:
     """The packet without what follows it (WireGuard pads); None where less arrived than its header says."""
     if len(data) < IPV4_HEADER_BYTES:
         return None

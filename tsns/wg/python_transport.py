@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from tsns.proto.packets import trimmed
 from tsns.wg.grouping import Grouping
 from tsns.wg.joining import segment_of
 from tsns.wg.messages import MIN_TRANSPORT_BYTES
-from tsns.wg.scalar_transport import ScalarTransport, Tally, packet_length, padded
+from tsns.wg.scalar_transport import ScalarTransport, Tally, padded
 from tsns.wg.segments import Cut
 from tsns.wg.train_shapes import MIN_MESSAGES, MIN_SEGMENT_BYTES, OpenShape, open_shape, seal_shape
 
@@ -59,9 +60,8 @@ class PythonTransport(ScalarTransport):
         while at < count:
             rows = None
             if count - at >= MIN_MESSAGES:
-                plain = plains[at]
-                length = packet_length(plain)
-                first = segment_of(plain[:length], join_udp=self._join_udp) if length else None
+                packet = trimmed(plains[at])
+                first = None if packet is None else segment_of(packet, join_udp=self._join_udp)
                 if first is not None and first.has_intact_ip():
                     rows = shape.equal(first, at, count)
             if rows is not None:

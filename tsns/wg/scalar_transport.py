@@ -11,7 +11,7 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from tsns.proto.packets import IPV4_HEADER_BYTES, IPV6_HEADER_BYTES
+from tsns.proto.packets import trimmed
 from tsns.proto.virtio import HEADER_BYTES, Kind
 from tsns.ways import Train
 from tsns.wg.grouping import Grouping
@@ -34,16 +34,6 @@ def padded(size: int, mtu: int) -> int:
     return min(size + -size % PADDING_MULTIPLE, mtu)
 
 
-def packet_length(plain: bytes | memoryview) -> int:
-    """How much of a plaintext is the packet, by its own account; 0 where it is none, or longer than what is there."""
-    version, size, length = plain[0] >> 4, len(plain), 0
-    if version == 4 and size >= IPV4_HEADER_BYTES:
-        length = plain[2] << 8 | plain[3]
-    elif version == 6 and size >= IPV6_HEADER_BYTES:
-        length = IPV6_HEADER_BYTES + (plain[4] << 8 | plain[5])
-    return length if IPV4_HEADER_BYTES <= length <= size else 0
-
-
 class Tally:
     """What became of messages so far, while trains are being opened."""
 
@@ -59,12 +49,12 @@ class Tally:
         if not plain:
             self.keepalives += 1
             return
-        length = packet_length(plain)
-        if not length:
+        packet = trimmed(plain)
+        if packet is None:
             self.malformed += 1
             return
         self.packets += 1
-        self.joiner.add(plain if length == len(plain) else plain[:length])
+        self.joiner.add(packet)
 
     def opened(self) -> Opened:
         """All of it."""
