@@ -233,8 +233,8 @@ class Follower:
             unsigned=[prefix for node in netmap.peers.values() for prefix in prefixes(node.addresses)][:2],
         )
         self.peering.apply(netmap, change, WALL_CLOCK)
-        self.peering.recheck(netmap, WALL_CLOCK)
-        self.peering.next_check_s(netmap, WALL_CLOCK)
+        for _ in self.peering.rechecking(netmap, WALL_CLOCK):
+            pass
         eligible(netmap.derp_map)
         for old, new in change.peers():
             self.resolver.update_peer(old, new)

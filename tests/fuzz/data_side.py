@@ -318,7 +318,7 @@ def router(data: bytes) -> None:
         elif what & 0x20:
             outputs = way.outbound([frame_of(piece), frame_of(message)], now)
         else:
-            way.set_jailed([THEIRS.public] if what & 0x40 else [])
+            way.set_jailed(THEIRS.public, bool(what & 0x40))
             outputs = way.inbound_derp(7, [(THEIRS.public, message), (STRANGER, piece)], now)
         if not (what & 0x80 and what & 0x10 and piece[:1] == bytes((PONG,))):
             assert way.path_status(THEIRS.public).endpoint in {None, before.endpoint}  # only a pong makes a path

@@ -25,6 +25,7 @@ from tsns.lab.session import Cut
 from tsns.netns.underlay import Underlay
 from tsns.proto.types import Hostinfo, MapResponse, NetInfo
 from tsns.state import Identity
+from tsns.steps import Steps
 
 PATIENCE_S = 10.0
 
@@ -90,9 +91,10 @@ class Player:
             self.urls.append(url)
         self._news.set()
 
-    def netmap(self, netmap: NetMap, change: NetMapChange) -> None:
+    def netmap(self, netmap: NetMap, change: NetMapChange) -> Steps[None]:
         self.changes.append(change)
         self._news.set()
+        yield
 
     def connected_event(self, up: bool) -> None:
         self.is_connected = up

@@ -10,23 +10,29 @@ from __future__ import annotations
 
 from typing import Final
 
-from tsns.control.map_stream import MAX_COMPRESSED_BYTES, MapStream, frame
+from tsns.control.map_stream import MAX_COMPRESSED_BYTES, FrameWriter, MapStream
 from tsns.control.netmap import NetMap, NetMapChange
 from tsns.error import ProtocolError
 from tsns.keys import NodePublic
-from tsns.proto.types import MapResponse, Node, TKAInfo
+from tsns.proto.types import MapResponse, Node, TKAInfo, encode
+from tsns.steps import Steps, finish
 
 HEADER: Final = b"tsns netmap 1\n"
 MAX_BYTES: Final = MAX_COMPRESSED_BYTES
+PEERS_AT_ONCE: Final = 32
 
 
 def dump(netmap: NetMap) -> bytes | None:
     """The netmap as a file's content; None where there is none, or it is too large to be kept."""
+    return finish(dumping(netmap))
+
+
+def dumping(netmap: NetMap) -> Steps[bytes | None]:
+    """The same in short steps; of the peers, those that were there at the first of them."""
     if netmap.self_node is None:
         return None
-    response = MapResponse(
+    rest = MapResponse(
         node=netmap.self_node,
-        peers=list(netmap.peers.values()),
         derp_map=netmap.derp_map,
         packet_filter=list(netmap.rules),
         dns_config=netmap.dns,
@@ -34,7 +40,14 @@ def dump(netmap: NetMap) -> bytes | None:
         domain=netmap.domain,
         tka_info=netmap.tka if netmap.locked else TKAInfo(disabled=True),
     )
-    data = HEADER + frame(response, compress=True)
+    peers = list(netmap.peers.values())
+    writer = FrameWriter()
+    writer.write(encode(rest).removesuffix(b"}") + b',"Peers":[')
+    for start in range(0, len(peers), PEERS_AT_ONCE):
+        yield
+        writer.write((b"," if start else b"") + encode(peers[start : start + PEERS_AT_ONCE])[1:-1])
+    writer.write(b"]}")
+    data = HEADER + writer.frame()
     return data if len(data) <= MAX_BYTES else None
 
 

@@ -48,7 +48,9 @@ from tsns.noise.handshake import Initiator
 from tsns.noise.stream import ClientStream
 from tsns.proto.text import one_line
 from tsns.proto.types import Debug, Hostinfo, MapResponse, NetInfo, encode
+from tsns.slices import in_slices
 from tsns.state import Identity
+from tsns.steps import Steps, finish
 
 WATCHDOG_S: Final = 120.0  # control sends something every minute
 STABLE_S: Final = 10.0  # a stream that lasted this long was a success
@@ -64,8 +66,8 @@ log = logging.getLogger(__name__)
 class ControlEvents(LoginEvents, Protocol):
     """What the client tells its owner; plain calls from the event loop, which must not block."""
 
-    def netmap(self, netmap: NetMap, change: NetMapChange) -> None:
-        """The netmap has changed. It is the client's, and always the same object."""
+    def netmap(self, netmap: NetMap, change: NetMapChange) -> Steps[None]:
+        """The netmap has changed: apply that in short steps. It is the client's, and always the same object."""
 
     def connected(self, up: bool) -> None:
         """The netmap is being followed, or no longer."""
@@ -400,7 +402,8 @@ class ControlClient:
                 await self._check_map_head(exchange)
                 while (chunk := await _watched(exchange)) is not None:
                     await asyncio.sleep(0)  # the others' turn, however fast control talks
-                    for response in stream.feed(chunk):
+                    for message in stream.messages(chunk):
+                        response = await in_slices(stream.reading(message))
                         if response.ping_request is not None:
                             self._pings.take(response.ping_request, connection)
                         await self._take(response)
@@ -445,10 +448,8 @@ class ControlClient:
             self._dialer.set_plan(response.control_dial_plan)
         if not response.keep_alive:
             await self._obey(response.debug)
-            change = netmap.apply(response, now)
-            self._check_lock()
-            if change:
-                self._events.netmap(netmap, change)
+            # Wholly, since the next message tells differences to this one.
+            change = await in_slices(self._folding(response, now), even_if_cancelled=True)
             if change.first:
                 self._logins.known = self._logins.settled = True
                 self._logins.refusal = self._cached = None
@@ -459,6 +460,14 @@ class ControlClient:
             # Headscale, which has no approval, calls a node unauthorised whose key has expired.
             waits = not netmap.self_node.machine_authorized and not netmap.expired(netmap.self_node, now)
             self._set_pending_approval(waits)
+
+    def _folding(self, response: MapResponse, now: float) -> Steps[NetMapChange]:
+        """Fold a message in, and have what it changes applied."""
+        change = yield from self._netmap.applying(response, now)
+        self._check_lock()
+        if change:
+            yield from self._events.netmap(self._netmap, change)
+        return change
 
     def _check_expiry(self) -> None:
         """See whether our key is still good, now and when it runs out."""
@@ -510,7 +519,7 @@ class ControlClient:
             return
         netmap.begin_stream()
         log.info("control does not answer: going by the netmap of the last time")
-        self._events.netmap(netmap, change)
+        finish(self._events.netmap(netmap, change))  # nobody is talked to yet
 
     def _check_lock(self) -> None:
         if not self._netmap.locked:

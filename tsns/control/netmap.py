@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-import msgspec
-
 from tsns.control.nodes import is_node_key, normalised, normalised_self
+from tsns.control.peer_edit import PeerEdit
 from tsns.error import ProtocolError
 from tsns.keys import DiscoPublic
 from tsns.proto.text import one_line
@@ -38,6 +37,7 @@ from tsns.proto.types import (
     UserProfile,
     parse_time,
 )
+from tsns.steps import Steps, finish
 
 CLOCK_TOLERANCE_S: Final = 60.0  # a smaller difference to control's clock is not worth believing
 SANE_TIME: Final = 1673373066.0  # January 2023: a clock that says earlier is wrong, and expires nobody
@@ -114,6 +114,10 @@ class NetMap:
 
         ProtocolError, with nothing changed, where a stream begins without our node or our node has no key.
         """
+        return finish(self.applying(response, wall_now))
+
+    def applying(self, response: MapResponse, wall_now: float) -> Steps[NetMapChange]:
+        """The same in short steps: one message at a time. The netmap is as it was until the last of them."""
         first = self._first
         if first and response.node is None:
             raise ProtocolError("the first map message lacks our own node")
@@ -121,10 +125,13 @@ class NetMap:
         initial = self.self_node is None
         self.observe_time(response.control_time, wall_now)
 
-        edit = _PeerEdit(self.peers)
-        self._apply_peers(response, edit, wall_now, fresh=first)
-        added, removed, changed = edit.difference()
+        edit = PeerEdit(self.peers)
+        yield from self._apply_peers(response, edit, wall_now, fresh=first)
+        added, removed, changed = yield from edit.difference()
+        users = yield from self._users(response, fresh=first)
+        filters = yield from self._rule_lists(response, fresh=first)
 
+        self.peers = edit.result()
         self_changed = itself is not None and itself != self.self_node
         if self_changed:
             self.self_node = itself
@@ -135,9 +142,9 @@ class NetMap:
             added=added,
             removed=removed,
             changed=changed,
-            users=self._apply_users(response, fresh=first) or initial,
+            users=self._apply_users(users) or initial,
             derp_map=self._apply_derp_map(response, fresh=first) or initial,
-            rules=self._apply_rules(response, fresh=first) or initial,
+            rules=self._apply_rules(filters) or initial,
             dns=self._apply_dns(response, fresh=first) or initial,
             health=self._apply_health(response, fresh=first) or initial,
             lock=self._apply_lock(response, fresh=first) or initial,
@@ -155,36 +162,32 @@ class NetMap:
         expiry = parse_time(node.key_expiry)
         return None if expiry is None else expiry.timestamp() - self._clock_skew_s
 
-    def next_expiry(self, wall_now: float) -> float | None:
-        """When, by our own clock, the next key of a peer or of ours expires. Looks at every node: not for every message."""
-        nodes = self.peers.values() if self.self_node is None else (self.self_node, *self.peers.values())
-        times = (parse_time(node.key_expiry) for node in nodes if node.key_expiry and not node.expired)
-        local = (time.timestamp() - self._clock_skew_s for time in times if time is not None)
-        return min((time for time in local if time > wall_now), default=None)
-
     def holders(self, capability: str) -> Iterator[Node]:
         """The peers that hold this node capability."""
         return (node for node in self.peers.values() if node.cap_map and capability in node.cap_map)
 
     # --- the parts of a message, in the order in which they count --------------------------------------------------
 
-    def _apply_peers(self, response: MapResponse, edit: _PeerEdit, wall_now: float, *, fresh: bool) -> None:
+    def _apply_peers(self, response: MapResponse, edit: PeerEdit, wall_now: float, *, fresh: bool) -> Steps[None]:
         if response.peers or fresh:  # an empty list is no reset, except that a new stream is one
             edit.clear()
-            self._put_peers(response.peers or (), edit)
+            yield from self._put_peers(response.peers or (), edit)
         if not response.peers:
             for number in response.peers_removed or ():
                 edit.put(number, None)
-            self._put_peers(response.peers_changed or (), edit)
+            yield from self._put_peers(response.peers_changed or (), edit)
             for number, seen in (response.peer_seen_change or {}).items():
                 last_seen = datetime.fromtimestamp(wall_now, UTC).isoformat() if seen else None
                 edit.patch(number, {"last_seen": last_seen})
+                yield
             for number, online in (response.online_change or {}).items():
                 edit.patch(number, {"online": online})
+                yield
         for patch in response.peers_changed_patch or ():
             self._patch_peer(patch, edit)
+            yield
 
-    def _put_peers(self, nodes: Iterable[Node], edit: _PeerEdit) -> None:
+    def _put_peers(self, nodes: Iterable[Node], edit: PeerEdit) -> Steps[None]:
         for node in nodes:
             if node.id <= 0:
                 self.skipped["peer without an id"] += 1
@@ -192,6 +195,7 @@ class NetMap:
                 self.skipped["peer without a good key"] += 1
             else:
                 edit.put(node.id, self._normalised_peer(node))
+            yield
 
     def _normalised_peer(self, node: Node) -> Node:
         node.hostinfo = NULL  # the bulk of many messages, and it would hold on to all of the message
@@ -207,7 +211,7 @@ class NetMap:
             self.skipped["damaged disco key"] += 1
             node.disco_key = None
 
-    def _patch_peer(self, patch: PeerChange, edit: _PeerEdit) -> None:
+    def _patch_peer(self, patch: PeerChange, edit: PeerEdit) -> None:
         fields = {
             name: value
             for name in ("cap", "cap_map", "endpoints", "key", "key_signature", "disco_key", "online", "last_seen")
@@ -226,15 +230,22 @@ class NetMap:
             self._check_disco_key(node)
             edit.put(patch.node_id, normalised(node))
 
-    def _apply_users(self, response: MapResponse, *, fresh: bool) -> bool:
+    def _users(self, response: MapResponse, *, fresh: bool) -> Steps[dict[int, UserProfile]]:
+        """All profiles, as they are after this message; the very dictionary of before where nothing has changed."""
         before = self.user_profiles
-        profiles = {profile.id: profile for profile in response.user_profiles or ()}
-        if not fresh:
-            if all(before.get(number) == profile for number, profile in profiles.items()):
-                return False
-            profiles = before | profiles
-        self.user_profiles = profiles
-        return profiles != before
+        profiles: dict[int, UserProfile] = {}
+        same = True
+        for profile in response.user_profiles or ():
+            profiles[profile.id] = profile
+            same = same and before.get(profile.id) == profile
+            yield
+        if same and (not fresh or profiles.keys() == before.keys()):
+            return before
+        return profiles if fresh else before | profiles
+
+    def _apply_users(self, profiles: dict[int, UserProfile]) -> bool:
+        before, self.user_profiles = self.user_profiles, profiles
+        return profiles is not before
 
     def _apply_derp_map(self, response: MapResponse, *, fresh: bool) -> bool:
         before = self.derp_map
@@ -255,10 +266,12 @@ class NetMap:
             self.derp_map = before
         return self.derp_map is not before
 
-    def _apply_rules(self, response: MapResponse, *, fresh: bool) -> bool:
-        filters = {} if fresh else self._filters
+    def _rule_lists(self, response: MapResponse, *, fresh: bool) -> Steps[dict[str, tuple[FilterRule, ...]]]:
+        """The named lists of rules, as they are after this message; a list that is as it was is the very tuple that it was."""
+        before = self._filters
+        filters = {} if fresh else before
         if response.packet_filter is not None:
-            filters = filters | {BASE_FILTER: _rules(response.packet_filter)}
+            filters = filters | {BASE_FILTER: (yield from _rules(response.packet_filter, before.get(BASE_FILTER)))}
         if response.packet_filters is not None:
             named = response.packet_filters
             filters = {} if "*" in named and named["*"] is None else dict(filters)
@@ -266,15 +279,19 @@ class NetMap:
                 if listed is None:
                     filters.pop(name, None)
                 else:
-                    filters[name] = _rules(listed)
-        if filters is self._filters:
-            return False
+                    filters[name] = yield from _rules(listed, before.get(name))
+        return filters
+
+    def _apply_rules(self, filters: dict[str, tuple[FilterRule, ...]]) -> bool:
+        before = [(name, self._filters[name]) for name in sorted(self._filters)]
+        lists = [(name, filters[name]) for name in sorted(filters)]
         self._filters = filters
-        before = self.rules
-        rules = tuple(rule for name in sorted(filters) for rule in filters[name])
-        if rules != before:
-            self.rules = rules
-        return self.rules is not before
+        if len(lists) == len(before) and all(
+            name == former and rules is old for (name, rules), (former, old) in zip(lists, before, strict=True)
+        ):
+            return False
+        self.rules = tuple(rule for _, rules in lists for rule in rules)
+        return True
 
     def _apply_dns(self, response: MapResponse, *, fresh: bool) -> bool:
         before = self.dns, self.domain
@@ -310,55 +327,6 @@ class NetMap:
         return self.locked != before
 
 
-class _PeerEdit:
-    """The peers while one message is folded in; knows of each one touched what it was before."""
-
-    def __init__(self, peers: dict[int, Node]) -> None:
-        self._peers = peers
-        self._before: dict[int, Node | None] = {}
-
-    def put(self, number: int, node: Node | None) -> None:
-        """Set a peer, or with None remove it."""
-        old = self._peers.get(number)
-        self._before.setdefault(number, old)
-        if node is not None:
-            self._peers[number] = node
-        elif old is not None:
-            del self._peers[number]
-
-    def clear(self) -> None:
-        """Remove all."""
-        for number in list(self._peers):
-            self.put(number, None)
-
-    def patched(self, number: int, fields: dict[str, object]) -> Node | None:
-        """A copy of a peer with other fields; None where there is no such peer."""
-        node = self._peers.get(number)
-        return None if node is None else msgspec.structs.replace(node, **fields)
-
-    def patch(self, number: int, fields: dict[str, object]) -> None:
-        """Change fields of a peer that is there."""
-        node = self.patched(number, fields)
-        if node is not None:
-            self.put(number, node)
-
-    def difference(self) -> tuple[tuple[Node, ...], tuple[Node, ...], tuple[tuple[Node, Node], ...]]:
-        """Peers added, removed and changed; one that is as it was stays the object that it was."""
-        added, removed, changed = [], [], []
-        for number, old in self._before.items():
-            new = self._peers.get(number)
-            if old is None:
-                if new is not None:
-                    added.append(new)
-            elif new is None:
-                removed.append(old)
-            elif new == old:
-                self._peers[number] = old
-            else:
-                changed.append((old, new))
-        return tuple(added), tuple(removed), tuple(changed)
-
-
 def _regions(regions: dict[int, DERPRegion | None]) -> dict[int, DERPRegion | None]:
     """The regions that are there, by their numbers."""
     kept: dict[int, DERPRegion | None] = {}
@@ -369,12 +337,16 @@ def _regions(regions: dict[int, DERPRegion | None]) -> dict[int, DERPRegion | No
     return kept
 
 
-def _rules(rules: list[FilterRule]) -> tuple[FilterRule, ...]:
-    for rule in rules:
+def _rules(rules: list[FilterRule], before: tuple[FilterRule, ...] | None) -> Steps[tuple[FilterRule, ...]]:
+    """The rules as they are kept; `before` itself where they are the same."""
+    same = before is not None and len(before) == len(rules)
+    for index, rule in enumerate(rules):
         for grant in rule.cap_grant or ():
             if grant.cap_map:
                 grant.cap_map = {name: value.copy() for name, value in grant.cap_map.items()}
-    return tuple(rules)
+        same = same and before is not None and before[index] == rule
+        yield
+    return before if same and before is not None else tuple(rules)
 
 
 def _shown(message: DisplayMessage) -> str:

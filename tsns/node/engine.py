@@ -10,6 +10,7 @@ us, and control has accepted that home.
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import logging
 import os
@@ -44,19 +45,22 @@ from tsns.node.peering import Peering, name_of, node_key
 from tsns.node.pings import Pings
 from tsns.node.reachability import Reachability
 from tsns.node.rules import apply_rules
-from tsns.node.status import named, status
+from tsns.node.status import named, reporting
 from tsns.paths.netcheck import Report
 from tsns.paths.peer_paths import PathChanged, Ponged, WantEndpoints
 from tsns.proto.addresses import Endpoint
 from tsns.proto.types import MapResponse, NetInfo
 from tsns.proxies import Proxies
+from tsns.slices import in_slices
 from tsns.state import Identity
+from tsns.steps import Steps
 from tsns.wg.device import Device
 from tsns.wg.engines import choose, maker
 from tsns.wg.router import Event, Pong, Router, StunReply
 from tsns.wg.socket import TunPump, boot_time
 
 LOGOUT_TIMEOUT_S: Final = 2.0  # all of the end is to take 3 s at most
+MANY_PEERS: Final = 500  # at once
 MAX_GREETED: Final = 32  # peers with whom a session is begun unasked
 CONTROL_AWAY: Final = "control cannot be reached: the tailnet is as it was last known"
 HOME_PATIENCE_S: Final = 15.0  # then the node is ready without a relay, and says so
@@ -348,8 +352,8 @@ class Engine:
             self._derp.set_map(self._netmap.derp_map)
             self._derp.set_home(self._condition.home)
 
-    def netmap(self, netmap: NetMap, change: NetMapChange) -> None:
-        """Apply what has changed: the filter first, then all that lets packets pass."""
+    def netmap(self, netmap: NetMap, change: NetMapChange) -> Steps[None]:
+        """Apply what has changed: the filter first, then all that lets packets pass. Between the steps packets go their way."""
         self._netmap = netmap
         itself = netmap.self_node
         if itself is None:
@@ -360,35 +364,47 @@ class Engine:
         elif complaint == "":
             self._condition.warnings.pop("filter", None)
         self._arrange_reading()
-        begun_anew = self._peering.apply(netmap, change, time.time())
-        if self._pump is not None:
-            self._pump.dispatch(())  # paths may have something to do
-            for key in begun_anew:
-                self._pump.begin_anew(key)
         if change.derp_map:
             self._derp.set_map(netmap.derp_map)
             self._home.set_map(netmap.derp_map)
             if not self._condition.connected and self._condition.home is None:
                 self._home.assume(itself.home_derp)  # where peers know us to be
-        for old, new in change.peers():
-            self._resolver.update_peer(old, new)
         if change.dns or change.self_changed:
             self._resolver.configure(self_node=itself, config=netmap.dns)
             self._keeper.say({"ask": "dns", "search": search_domains(netmap.dns)})
         if change.self_changed:
             self._network_wanted.set()
+        yield from self._follow_peers(netmap, change)
         if not self._condition.connected and change.first and not self._condition.ready:
             self._condition.warnings["control"] = CONTROL_AWAY  # until it says otherwise, which may be this moment
         self._cache.note(netmap, change)
         if itself.machine_authorized is not False and itself.addresses:
             self._authorised.set()
 
+    def _follow_peers(self, netmap: NetMap, change: NetMapChange) -> Steps[None]:
+        many = len(change.added) >= MANY_PEERS
+        if many:
+            gc.disable()  # looking through all that they are made of, again and again, would take longer than packets may wait
+        try:
+            begun_anew = yield from self._peering.applying(netmap, change, time.time())
+            if self._pump is not None:
+                self._pump.dispatch(())  # paths may have something to do
+                for key in begun_anew:
+                    self._pump.begin_anew(key)
+            for old, new in change.peers():
+                self._resolver.update_peer(old, new)
+                yield
+        finally:
+            if many:
+                gc.freeze()  # nor is it ever to be looked through later
+                gc.enable()
+
     async def _watch_expiry(self) -> None:
         """Keys run out without a word from control."""
         await self._authorised.wait()
         while self._netmap is not None:
-            await asyncio.sleep(self._peering.next_check_s(self._netmap, time.time()))
-            self._peering.recheck(self._netmap, time.time())
+            pause_s = await in_slices(self._peering.rechecking(self._netmap, time.time()))
+            await asyncio.sleep(pause_s)
 
     # --- namespace
 
@@ -475,7 +491,9 @@ class Engine:
     # --- questions
 
     async def _on_status(self, _: Answer, _uid: int) -> Answer:
-        answer = status(self._config.name, self._condition, self._netmap, self._router, self._derp.status())
+        answer = await in_slices(
+            reporting(self._config.name, self._condition, self._netmap, self._router, self._derp.status())
+        )
         peers = answer["peers"]
         inside = await self._keeper.ask("inside")
         return {

@@ -19,11 +19,14 @@ import msgspec
 
 from tsns.error import UserError
 from tsns.node import messages
+from tsns.slices import in_slices
+from tsns.steps import Steps
 
 MAX_BODY_BYTES: Final = 64 << 10
 MAX_CONNECTIONS: Final = 32
 REQUEST_TIMEOUT_S: Final = 10.0
 READ_BYTES: Final = 64 << 10
+ITEMS_AT_ONCE: Final = 64
 
 Answer = dict[str, Any]
 Handler = Callable[[Answer, int], Awaitable[Answer]]  # gets the request's body, and the uid of whoever asks
@@ -86,7 +89,7 @@ class LocalApi:
         async with asyncio.timeout(REQUEST_TIMEOUT_S):
             request, body = await _read_request(http, reader)
         status, answer = await self._answer(request, body, uid)
-        data = msgspec.json.encode(answer)  # of a large tailnet: nothing else happens meanwhile
+        data = await in_slices(_encoding(answer))
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(data))), ("Connection", "close")]
         writer.write(
             (http.send(h11.Response(status_code=status, headers=headers)) or b"")
@@ -109,6 +112,23 @@ class LocalApi:
             return 400, {"error": f"the request cannot be understood: {error}", "hint": "see docs/json.md"}
         except UserError as error:
             return 403 if isinstance(error, ForbiddenError) else 409, {"error": error.message, "hint": error.hint}
+
+
+def _encoding(answer: Answer) -> Steps[bytes]:
+    """The answer as JSON. A list of its own is written in several steps: it may be of all peers."""
+    members = []
+    for name, value in answer.items():
+        if isinstance(value, list):
+            starts = range(0, len(value), ITEMS_AT_ONCE)
+            items = []
+            for start in starts:
+                items.append(msgspec.json.encode(value[start : start + ITEMS_AT_ONCE])[1:-1])
+                yield
+            text = b"[" + b",".join(items) + b"]"
+        else:
+            text = msgspec.json.encode(value)
+        members.append(msgspec.json.encode(name) + b":" + text)
+    return b"{" + b",".join(members) + b"}"
 
 
 async def _read_request(http: h11.Connection, reader: asyncio.StreamReader) -> tuple[h11.Request, bytes]:

@@ -18,6 +18,8 @@ from tsns.control.netmap import NetMap, NetMapChange
 from tsns.error import ProtocolError
 from tsns.keys import NodePublic
 from tsns.proto.types import MapResponse
+from tsns.slices import in_slices
+from tsns.steps import Steps, finish
 
 FIRST_AFTER_S: Final = 0.5  # what follows the first netmap at once comes with it
 INTERVAL_S: Final = 5.0
@@ -48,14 +50,14 @@ class NetmapCache:
             await self._dirty.wait()
             await asyncio.sleep(pause_s)
             began = time.monotonic()
-            data = self._content()
+            data = await in_slices(self._content())
             pause_s = max(INTERVAL_S, (time.monotonic() - began) / SHARE)
             if data is not None:
                 await self._write(data)
 
     async def finish(self) -> None:
         """Write what is new, once more."""
-        if self._dirty.is_set() and (data := self._content()) is not None:
+        if self._dirty.is_set() and (data := finish(self._content())) is not None:
             await self._write(data)
 
     async def clear(self) -> None:
@@ -64,9 +66,9 @@ class NetmapCache:
         self._dirty.clear()
         await self._write(b"")
 
-    def _content(self) -> bytes | None:
+    def _content(self) -> Steps[bytes | None]:
         self._dirty.clear()
-        return None if self._netmap is None else cache.dump(self._netmap)
+        return None if self._netmap is None else (yield from cache.dumping(self._netmap))
 
     async def _write(self, data: bytes) -> None:
         fd = _in_memory(data)

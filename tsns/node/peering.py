@@ -18,6 +18,7 @@ from tsns.keys import DiscoPublic, NodePublic
 from tsns.paths.peer_paths import Reach
 from tsns.proto.addresses import Prefix, pack
 from tsns.proto.types import Node
+from tsns.steps import Steps, finish
 from tsns.wg.device import Device
 from tsns.wg.router import Router
 
@@ -37,25 +38,30 @@ class Peering:
         self._suspended = False
         self._own_id: int | None = None  # by which control knows us
         self._expired: set[NodePublic] = set()
-        self._jailed: set[NodePublic] = set()  # they may not open connections to us
 
     def apply(self, netmap: NetMap, change: NetMapChange, wall_now: float) -> list[NodePublic]:
         """Follow one difference; returns the peers whose processes are others now, with whom there should be new keys."""
+        return finish(self.applying(netmap, change, wall_now))
+
+    def applying(self, netmap: NetMap, change: NetMapChange, wall_now: float) -> Steps[list[NodePublic]]:
+        """The same in steps of one peer each. `suspend` and `resume` may come between."""
         begun_anew = self._parted(netmap.self_node)
-        if self._suspended:
-            return []
-        for node in change.removed:
-            self._remove(node)
-        for old, new in change.changed:
-            if old.key != new.key:
+        for old, new in change.peers():
+            if self._suspended:
+                return []
+            if new is None:
+                assert old is not None  # one of them is there
                 self._remove(old)
-            elif old.disco_key != new.disco_key and (key := node_key(new)):
-                begun_anew.append(key)
-            if _concerns_packets(old, new):
+            elif old is None:
                 self._set(netmap, new, wall_now)
-        for node in change.added:
-            self._set(netmap, node, wall_now)
-        self._router.set_jailed(self._jailed)
+            else:
+                if old.key != new.key:
+                    self._remove(old)
+                elif old.disco_key != new.disco_key and (key := node_key(new)):
+                    begun_anew.append(key)
+                if _concerns_packets(old, new):
+                    self._set(netmap, new, wall_now)
+            yield
         return begun_anew
 
     def _parted(self, itself: Node | None) -> list[NodePublic]:
@@ -70,30 +76,32 @@ class Peering:
         self._suspended = True
         for node in netmap.peers.values():
             self._remove(node)
-        self._router.set_jailed(self._jailed)
 
     def resume(self, netmap: NetMap, wall_now: float) -> None:
         """All peers as the netmap has them by now."""
         self._suspended = False
         for node in netmap.peers.values():
             self._set(netmap, node, wall_now)
-        self._router.set_jailed(self._jailed)
 
-    def recheck(self, netmap: NetMap, wall_now: float) -> None:
-        """Part with the peers whose keys have run out since."""
-        if self._suspended:
-            return
-        for node in netmap.peers.values():
-            key = node_key(node)
-            if key and key not in self._expired and netmap.expired(node, wall_now):
-                log.info("the key of %s has expired", node.name)
-                self._set(netmap, node, wall_now)
+    def rechecking(self, netmap: NetMap, wall_now: float) -> Steps[float]:
+        """Part with the peers whose keys have run out since, one a step; returns the seconds until the next may run out.
 
-    @staticmethod
-    def next_check_s(netmap: NetMap, wall_now: float) -> float:
-        """How long until a key may run out; not for ever, since the netmap changes meanwhile."""
-        due = netmap.next_expiry(wall_now)
-        return min(max((due or wall_now + EXPIRY_CHECK_MAX_S) - wall_now, EXPIRY_CHECK_MIN_S), EXPIRY_CHECK_MAX_S)
+        Not for ever, since the netmap changes meanwhile.
+        """
+        due = wall_now + EXPIRY_CHECK_MAX_S
+        for node in list(netmap.peers.values()):
+            if node.key_expiry and not node.expired and (at := netmap.expiry(node)) is not None:
+                if at > wall_now:
+                    due = min(due, at)
+                elif not self._suspended and (key := node_key(node)) and key not in self._expired:
+                    self._expire(netmap, node, wall_now)
+            yield
+        return max(due - wall_now, EXPIRY_CHECK_MIN_S)
+
+    def _expire(self, netmap: NetMap, node: Node, wall_now: float) -> None:
+        if netmap.expired(node, wall_now) and netmap.peers.get(node.id) is node:
+            log.info("the key of %s has expired", node.name)
+            self._set(netmap, node, wall_now)
 
     def _set(self, netmap: NetMap, node: Node, wall_now: float) -> None:
         key = node_key(node)
@@ -104,9 +112,9 @@ class Peering:
         if not allowed:
             self._remove(node)
         else:
+            self._router.set_jailed(key, bool(node.is_jailed))
             self._device.set_peer(key, allowed)
             self._router.paths.set_peer(key, reach(node), self._clock())
-            (self._jailed.add if node.is_jailed else self._jailed.discard)(key)
         (self._expired.add if expired else self._expired.discard)(key)
 
     def _remove(self, node: Node) -> None:
@@ -114,7 +122,7 @@ class Peering:
         if key is not None:
             self._router.paths.remove_peer(key)
             self._device.remove_peer(key)
-            self._jailed.discard(key)
+            self._router.set_jailed(key, False)
             self._expired.discard(key)
 
 

@@ -13,14 +13,7 @@ def apply_rules(packet_filter: PacketFilter, netmap: NetMap, change: NetMapChang
     What is returned is a sentence on what cannot be understood of them, empty where all can.
     """
     itself = netmap.self_node
-    named = packet_filter.rules.capabilities
-    meant = any(
-        node.unsigned_peer_api_only or named & (node.cap_map or {}).keys()
-        for pair in change.peers()
-        for node in pair
-        if node is not None
-    )
-    if itself is None or not (change.rules or change.self_changed or meant):
+    if itself is None or not (change.rules or change.self_changed or _means_others(packet_filter, change)):
         return None
     packet_filter.update(
         netmap.rules,
@@ -41,3 +34,14 @@ def apply_rules(packet_filter: PacketFilter, netmap: NetMap, change: NetMapChang
     if packet_filter.rules.skipped:
         return f"{packet_filter.rules.skipped} entries of control's packet filter cannot be understood"
     return ""
+
+
+def _means_others(packet_filter: PacketFilter, change: NetMapChange) -> bool:
+    """Whether somebody has changed whom rules mean by more than an address."""
+    named = packet_filter.rules.capabilities
+    return any(
+        node.unsigned_peer_api_only or (named and named & (node.cap_map or {}).keys())
+        for pair in change.peers()
+        for node in pair
+        if node is not None
+    )

@@ -15,6 +15,7 @@ from tsns.paths.peer_path import Kind
 from tsns.paths.peer_paths import PathStatus
 from tsns.proto.addresses import endpoint_text
 from tsns.proto.types import Node, decode_hostinfo, parse_time
+from tsns.steps import Steps
 from tsns.ways import DerpPath, UdpPath
 from tsns.wg.peer import PeerStatistics
 from tsns.wg.socket import boot_time
@@ -32,10 +33,10 @@ class Traffic(Protocol):
         """How packets to it go."""
 
 
-def status(
+def reporting(
     name: str, condition: Condition, netmap: NetMap | None, traffic: Traffic, relays: Iterable[RegionStatus]
-) -> dict[str, Any]:
-    """The whole answer of GET /tsns/v1/status."""
+) -> Steps[dict[str, Any]]:
+    """The whole answer of GET /tsns/v1/status, one peer a step."""
     health = list(condition.warnings.values())
     answer: dict[str, Any] = {
         "schema": SCHEMA,
@@ -55,7 +56,9 @@ def status(
     answer["self"] = _self(netmap.self_node)
     answer["tailnet"] = netmap.domain or ""
     wall_now = time.time()
-    answer["peers"] = [_peer(netmap, node, traffic, wall_now) for node in _sorted(netmap.peers)]
+    for node in _sorted(netmap.peers):
+        answer["peers"].append(_peer(netmap, node, traffic, wall_now))
+        yield
     return answer
 
 

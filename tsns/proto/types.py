@@ -10,6 +10,7 @@ optional, `None` stands for both null and absent, and texts (keys, prefixes, tim
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
@@ -30,8 +31,11 @@ NULL: Final = Raw(b"null")  # a Raw member that is not there: msgspec knows no o
 T = TypeVar("T")
 
 
-class Wire(Struct, kw_only=True, omit_defaults=True, rename="pascal"):
-    """A JSON object of the protocol: members in PascalCase, defaults left out."""
+class Wire(Struct, kw_only=True, omit_defaults=True, rename="pascal", gc=False):
+    """A JSON object of the protocol: members in PascalCase, defaults left out.
+
+    Such objects are trees, so the garbage collector need not look at them: 10,000 nodes would keep it busy for longer than packets may wait.
+    """
 
 
 # --- nodes ---------------------------------------------------------------------------------------------------------
@@ -412,12 +416,17 @@ def decode(data: bytes, kind: type[T]) -> T:
     try:
         value: T = decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError(f"{kind.__name__}: {error}") from None
+        raise ProtocolError(f"{getattr(kind, '__name__', kind)}: {error}") from None
     return value
 
 
-def encode(value: Wire) -> bytes:
-    """Write one JSON object."""
+def decode_list(elements: bytes, kind: type[T]) -> list[T]:
+    """Read JSON objects with commas between; ProtocolError as `decode`."""
+    return decode(b"[" + elements + b"]", list[kind])  # type: ignore[valid-type]
+
+
+def encode(value: Wire | Sequence[Wire]) -> bytes:
+    """Write one JSON object, or a list of them."""
     return _encoder.encode(value)
 
 

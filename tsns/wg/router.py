@@ -16,7 +16,7 @@ believed only as far as WireGuard authenticates it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -149,7 +149,7 @@ class Router:
         )
         self._filter = packet_filter
         self._paths: dict[NodePublic, Path] = {}
-        self._jailed: frozenset[NodePublic] = frozenset()
+        self._jailed: set[NodePublic] = set()
         self._echoes: dict[bytes, float] = {}  # ICMP pings of ours by their tokens: when they were sent
 
     @property
@@ -178,9 +178,9 @@ class Router:
         """Where the peer is sent to."""
         return self._paths.get(peer)
 
-    def set_jailed(self, peers: Collection[NodePublic]) -> None:
-        """Name the peers that may answer us but not begin anything."""
-        self._jailed = frozenset(peers)
+    def set_jailed(self, peer: NodePublic, jailed: bool) -> None:
+        """Whether this peer may begin nothing with us: the filter judges its packets, and those to it, by that."""
+        (self._jailed.add if jailed else self._jailed.discard)(peer)
 
     # --- from the host ---------------------------------------------------------------------------------------------
 

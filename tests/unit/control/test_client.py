@@ -42,6 +42,7 @@ from tsns.proto.types import (
 )
 from tsns.proxies import Proxies, Proxy
 from tsns.state import Identity
+from tsns.steps import Steps
 
 PATIENCE_S = 5.0
 DISCO = DiscoPublic(b"\x07" * 32)
@@ -70,10 +71,11 @@ class Events:
         self.urls.append(url)
         self.news.set()
 
-    def netmap(self, netmap: NetMap, change: NetMapChange) -> None:
+    def netmap(self, netmap: NetMap, change: NetMapChange) -> Steps[None]:
         assert netmap.self_node is not None
         self.changes.append(change)
         self.news.set()
+        yield
 
     def connected(self, up: bool) -> None:
         self.ups.append(up)

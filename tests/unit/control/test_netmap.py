@@ -389,15 +389,6 @@ def test_a_renewed_key_is_good_again(netmap: NetMap) -> None:
     assert not netmap.expired(netmap.peers[2], NOW)
 
 
-def test_when_the_next_key_expires(netmap: NetMap) -> None:
-    assert netmap.next_expiry(NOW) is None
-    times = ["2027-01-15T09:00:00Z", "2027-01-15T08:10:00Z", "2027-01-15T07:00:00Z"]
-    apply(netmap, PeersChanged=[node(10 + i, KeyExpiry=time) for i, time in enumerate(times)])
-    assert netmap.next_expiry(NOW) == NOW + 600
-    netmap.observe_time("2027-01-15T08:05:00Z", NOW)
-    assert netmap.next_expiry(NOW) == NOW + 300
-
-
 def test_holders_of_a_capability(netmap: NetMap) -> None:
     apply(netmap, PeersChangedPatch=[{"NodeID": 3, "CapMap": {"x": None}}])
     assert ids(tuple(netmap.holders("x"))) == [3]

@@ -243,10 +243,10 @@ def test_jailed_peers_are_judged_as_such() -> None:
     packet_filter = OpenFilter()
     pair = Pair(packet_filter)
     pair.send(pair.a, A_TO_B)
-    pair.a.router.set_jailed([pair.b.key.public])
+    pair.a.router.set_jailed(pair.b.key.public, True)
     pair.send(pair.a, A_TO_B)
     pair.send(pair.b, B_TO_A)
-    pair.a.router.set_jailed([])
+    pair.a.router.set_jailed(pair.b.key.public, False)
     pair.send(pair.b, B_TO_A)
     assert packet_filter.judged_jailed == [("out", False), ("out", True), ("in", True), ("in", False)]
 
