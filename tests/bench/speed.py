@@ -15,6 +15,7 @@ from tests.bench.iperf import Tcp, tcp, tcp_at_once, udp
 from tests.bench.parts import MB, STORM_DRAIN_S, STORM_RATE, Bench, new_tailnet, upstream, wait_for_peers
 from tests.bench.processes import memory, spent_s
 from tests.interop.rig.relay import Derper
+from tests.interop.rig.tailnet import Tailnet
 from tests.interop.rig.traffic import Pings, pings
 
 GB: Final = 1e9
@@ -27,6 +28,9 @@ BULK_PING_S: Final = 0.05
 PING_START_S: Final = 0.3  # after a stream has begun
 SENDERS: Final = 8
 CALM_S: Final = 5.0  # after ten thousand peers have come
+ANEW_PINGS: Final = 1500
+ANEW_PING_S: Final = 0.002
+ANEW_LEAD_S: Final = 0.5
 STORM_LEAD_S: Final = 1.0  # of changes before the stream begins
 
 # What a single stream may end in; the others then go on, and the part has failed all the same.
@@ -189,6 +193,7 @@ def storm(bench: Bench) -> None:
                     time.sleep(CALM_S)
                     tcp(one, two, WARM_UP_S)
                     _storm_stream(bench, contender, one, two, f"{count:,} peers")
+                    _all_anew(bench, contender, net, one, two, f"{count:,} peers told anew")
                     changes = int((bench.stream_s + 2 * STORM_LEAD_S) * STORM_RATE)
                     command = f"storm {one.name} {changes} {STORM_RATE}"
                     changing = threading.Thread(target=upstream(net).tell, args=(command,))
@@ -209,6 +214,18 @@ def _storm_stream(bench: Bench, contender: str, one: End, two: End, what: str) -
     for each in counted:
         bench.speeds.add("storm", f"{what}: pings lost", "", contender, each.sent - each.received)
         bench.speeds.add("storm", f"{what}: slowest ping", "ms", contender, 1000 * each.slowest_s)
+
+
+def _all_anew(bench: Bench, contender: str, net: Tailnet, one: End, two: End, what: str) -> None:
+    """Pings on a line that is idle otherwise, before and while control tells both ends the whole netmap anew, for one peer more."""
+    calm = ping(one, two, ANEW_PINGS, ANEW_PING_S)
+    telling = threading.Timer(ANEW_LEAD_S, upstream(net).tell, args=("fake 1",))
+    telling.start()
+    found = ping(one, two, ANEW_PINGS, ANEW_PING_S)
+    telling.join()
+    bench.speeds.add("storm", f"{what}: pings lost", "", contender, found.sent - found.received)
+    bench.speeds.add("storm", f"{what}: slowest ping before", "ms", contender, 1000 * calm.slowest_s)
+    bench.speeds.add("storm", f"{what}: slowest ping", "ms", contender, 1000 * found.slowest_s)
 
 
 def fair(bench: Bench) -> None:

@@ -122,3 +122,31 @@ def test_a_new_stream_with_the_same_peers(tailnet: LargeTailnet, monkeypatch: py
     tailnet.tell(MapResponse(node=node(1), peers=peers))
 
     assert counting.calls == {}
+
+
+def test_a_whole_netmap_is_told_to_the_device_one_peer_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against packets that wait for 10,000 peers: between two steps they have their turn."""
+    counting = Counting(monkeypatch)
+    fresh = LargeTailnet()
+    assert counting.calls["Device.set_peer"] == PEERS
+
+    fresh.netmap.begin_stream()
+    others = [node(number, endpoints=["192.0.2.1:1"]) for number in range(2, PEERS + 2)]
+    folding, steps = fresh.netmap.applying(MapResponse(node=node(1), peers=others), NOW), 0
+    while True:
+        try:
+            next(folding)
+        except StopIteration as end:
+            change = end.value
+            break
+        steps += 1
+        assert fresh.netmap.peers[CHANGED].endpoints is None, "all is as it was until the last step"
+    assert steps >= PEERS
+    assert fresh.netmap.peers[CHANGED].endpoints is not None
+
+    counting.calls.clear()
+    most = 0
+    for _ in fresh.peering.applying(fresh.netmap, change, NOW):
+        most = max(most, sum(counting.calls.values()))
+        counting.calls.clear()
+    assert most == 1
