@@ -100,7 +100,15 @@ def _read_port(text: str) -> int:
 def _read_data_plane(text: str) -> str:
     if text not in DATA_PLANES:
         raise ValueError(f"it must be {' or '.join(DATA_PLANES)}")
+    if text == DATA_PLANES[0] and not _native_is_built():
+        raise ValueError("it is not built here: install Rust and then tsns anew, or leave the option out")
     return text
+
+
+def _native_is_built() -> bool:
+    import importlib.util  # only where somebody asks for it
+
+    return importlib.util.find_spec("tsns.wg._native") is not None
 
 
 def _read_capability(text: str) -> int:

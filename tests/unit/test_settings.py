@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from tsns import auth_key, settings
-from tsns.config import NodeConfig, Secret
+from tsns.config import DATA_PLANES, NodeConfig, Secret
 from tsns.error import UsageError, UserError
 from tsns.settings import Given, SettingsFile
+from tsns.wg import engines
 
 
 def config(given: Given | None = None, environ: dict[str, str] | None = None, **more: Any) -> NodeConfig:
@@ -244,7 +245,18 @@ def test_a_wrong_name_is_a_usage_error() -> None:
         settings.node_config("Web!", {}, {}, files=[])
 
 
+def test_a_data_plane_that_is_not_built_is_an_error_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(DATA_PLANES) == {engines.NATIVE, engines.PYTHON}
+    monkeypatch.setattr(settings, "_native_is_built", lambda: True)
+    assert config({"data-plane": engines.NATIVE}).data_plane == engines.NATIVE
+    monkeypatch.setattr(settings, "_native_is_built", lambda: False)
+    with pytest.raises(UsageError, match="--data-plane") as error:
+        config({"data-plane": engines.NATIVE})
+    assert "install Rust" in error.value.hint
+    assert config({"data-plane": engines.PYTHON}).data_plane == engines.PYTHON
+
+
 def test_the_environment_names_the_data_plane() -> None:
     assert config(environ={"TSNS_DATA_PLANE": "python"}).data_plane == "python"
-    assert config({"data-plane": "native"}, environ={"TSNS_DATA_PLANE": "python"}).data_plane == "native"
+    assert config({"data-plane": "python"}, environ={"TSNS_DATA_PLANE": "native"}).data_plane == "python"
     assert not config().data_plane  # whatever is there
