@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 DEFAULT_LOGIN_SERVER: Final = "https://controlplane.tailscale.com"
 DEFAULT_TIMEOUT_S: Final = 60.0
@@ -17,7 +16,6 @@ SECRETS: Final = (
     "https_proxy",
     "http_proxy",
 )  # the settings that are never printed, logged or kept on disk
-_TYPES: Final = {"str": (str,), "bool": (bool,), "int": (int,), "float": (float, int)}  # of JSON, by annotation
 
 
 class Secret:
@@ -41,9 +39,8 @@ class Secret:
     __hash__ = None  # type: ignore[assignment]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeConfig:
-    """One node's settings, complete."""
+class NodeConfig(NamedTuple):
+    """One node's settings, complete. (`run` starts with it, and a dataclass would cost that a tenth of its time.)"""
 
     name: str
     login_server: str = DEFAULT_LOGIN_SERVER
@@ -63,26 +60,26 @@ class NodeConfig:
     https_proxy: Secret | None = None  # URLs of proxies, as `tsns.proxies` reads them
     http_proxy: Secret | None = None
     no_proxy: str = ""
-    owner_uid: int = field(default=0)  # who may query the node besides root: sudo's caller
+    owner_uid: int = 0  # who may query the node besides root: sudo's caller
 
     def to_message(self) -> dict[str, Any]:
         """For the socket to the keeper, the secrets included."""
         revealed = {name: secret.reveal() if (secret := getattr(self, name)) else None for name in SECRETS}
-        return {**asdict(self), **revealed}
+        return {**self._asdict(), **revealed}
 
     @classmethod
     def from_message(cls, message: dict[str, Any]) -> NodeConfig:
         """What `to_message` made; TypeError or ValueError for anything else."""
-        values = dict(message)
+        values: dict[str, Any] = dict(message)
         tags = tuple(_text(tag) for tag in values.pop("advertise_tags", ()))
-        for name in SECRETS:
-            values[name] = Secret(_text(text)) if (text := values.get(name)) else None
-        for known in fields(cls):
-            if known.name in values and type(values[known.name]) not in _TYPES.get(
-                str(known.type), (Secret, type(None))
-            ):
-                raise TypeError(known.name)
-        return cls(**values, advertise_tags=tags)
+        secrets: dict[str, Any] = {
+            name: Secret(_text(text)) if (text := values.pop(name, None)) else None for name in SECRETS
+        }
+        for name, value in values.items():
+            wanted = type(cls._field_defaults.get(name, ""))
+            if type(value) is not wanted and not (wanted is float and type(value) is int):  # JSON may write 60 for 60.0
+                raise TypeError(name)
+        return cls(**values, **secrets, advertise_tags=tags)
 
 
 def _text(value: object) -> str:

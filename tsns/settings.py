@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import pwd
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -117,8 +116,7 @@ def _read_capability(text: str) -> int:
     return int(text)
 
 
-@dataclass(frozen=True, slots=True)
-class Flag:
+class Flag(NamedTuple):
     """One option of the command line. Without a `metavar` it is a switch, or, with `counts`, counts how often it stands there."""
 
     name: str  # the long option without its dashes; also the key in files

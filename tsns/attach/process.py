@@ -10,8 +10,7 @@ import os
 import pwd
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 from tsns.error import UserError
 from tsns.netns import linux, mounts
@@ -22,8 +21,7 @@ NOT_FOUND: Final = 127
 SECRETS: Final = ("TS_AUTHKEY", "TS_AUTH_KEY")
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """Whose the command is to be: sudo's caller, or root itself (uid 0)."""
 
     uid: int

@@ -8,7 +8,7 @@ Without `--` the first word after the names begins the command. Switches take th
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Final
 
 from tsns.error import UsageError
@@ -29,14 +29,21 @@ FLAGS: Final = {"run": RUN_FLAGS, "exec": EXEC_FLAGS, "shell": EXEC_FLAGS, "up":
 HELP_OPTIONS: Final = frozenset({"--help", "-h"})
 
 
-@dataclass(slots=True)
-class Parsed:
-    """What a command line says: flags by name, words, and the command after them."""
+class Parsed(SimpleNamespace):
+    """What a command line says: flags by name, words, and the command after them. (A dataclass would cost `run` a third of its imports.)"""
 
-    given: dict[str, str | bool | int] = field(default_factory=dict)
-    words: list[str] = field(default_factory=list)
-    command: list[str] = field(default_factory=list)
-    wants_help: bool = False
+    given: dict[str, str | bool | int]
+    words: list[str]
+    command: list[str]
+    wants_help: bool
+
+    def __init__(
+        self,
+        given: dict[str, str | bool | int] | None = None,
+        words: list[str] | None = None,
+        command: list[str] | None = None,
+    ) -> None:
+        super().__init__(given=given or {}, words=words or [], command=command or [], wants_help=False)
 
 
 def split_leading(argv: Sequence[str]) -> tuple[list[str], list[str]]:

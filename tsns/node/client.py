@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from tsns.config import NodeConfig
 from tsns.error import UserError
@@ -36,8 +34,7 @@ FIRST_ANSWER_S: Final = 4.0  # a server that takes longer to fork is stuck
 SILENT_TRIES: Final = 1  # then we do without the server
 
 
-@dataclass(slots=True)
-class Entry:
+class Entry(NamedTuple):
     """What a process needs to enter a node's namespace. `entered` tells the keeper whom to watch, `close` that nobody will come."""
 
     name: str
@@ -175,6 +172,8 @@ def stop(name: str, where: Places, *, logout: bool = False) -> None:
 
 def forget(name: str, where: Places, progress: Callable[[str], None]) -> None:
     """Log a node out and remove all that is kept of it; UserError when there is no such node."""
+    import shutil  # not needed by `run`
+
     node = where.node(name)
     if name in names(where):
         stop(name, where, logout=True)

@@ -17,7 +17,6 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -300,7 +299,7 @@ class Keeper:
 
     def _on_ready(self) -> None:
         self._ready = self._was_ready = True
-        self._config = replace(self._config, auth_key=None)  # it has done its work
+        self._config = self._config._replace(auth_key=None)  # it has done its work
         log.info("ready")
         self._answer_waiting()
 

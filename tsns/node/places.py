@@ -15,9 +15,8 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from tsns.error import UsageError, UserError
 
@@ -38,8 +37,7 @@ def check_name(name: str) -> str:
     return name
 
 
-@dataclass(frozen=True, slots=True)
-class NodePlaces:
+class NodePlaces(NamedTuple):
     """The files of one node."""
 
     name: str
@@ -57,8 +55,7 @@ class NodePlaces:
         return self.lasting if lasting else self.passing
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
+class Places(NamedTuple):
     """The two directories of all nodes."""
 
     run: Path

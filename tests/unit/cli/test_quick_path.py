@@ -9,7 +9,7 @@ from typing import Final
 HEAVY: Final = {
     "typer", "click", "rich", "asyncio", "cryptography", "nacl", "pyroute2", "docker", "subprocess", "msgspec", "ssl", "h2",
     "h11", "dns", "zstandard", "numpy", "logging", "tomllib", "http", "email", "difflib", "argparse", "tempfile", "threading",
-    "concurrent", "traceback", "json.tool",
+    "concurrent", "traceback", "json.tool", "dataclasses", "inspect", "shutil",
 }  # fmt: skip
 MAX_OWN_MODULES: Final = 25
 

@@ -565,7 +565,7 @@ def test_https() -> None:
     async def play(site: Site) -> None:
         certificate = make(["127.0.0.1"])
         async with tls_in_front(site, certificate) as url:
-            config = replace(site.with_key(), login_server=url)
+            config = site.with_key()._replace(login_server=url)
             trusting = ssl.create_default_context(cadata=certificate.certificate.decode())
             client = site.client(config, tls=trusting)
             async with running(client) as until:
@@ -583,7 +583,7 @@ def test_https() -> None:
 def test_a_certificate_that_nobody_vouches_for() -> None:
     async def play(site: Site) -> None:
         async with tls_in_front(site, make(["127.0.0.1"])) as url:
-            config = replace(site.with_key(), login_server=url)
+            config = site.with_key()._replace(login_server=url)
             error = await refused(site.client(config))
             assert "has no valid certificate" in error.message
             known = replace(Identity.generate(), node_key=NodePrivate(b"\x08" * 32))
@@ -787,7 +787,7 @@ def test_a_locked_tailnet() -> None:
         assert "Tailnet Lock" in error.message
         assert "--accept-unverified-peers" in error.hint
         assert events(client).changes == [], "no peer of control's is let in"
-        client = site.client(replace(site.with_key(), accept_unverified_peers=True))
+        client = site.client(site.with_key()._replace(accept_unverified_peers=True))
         async with running(client) as until:
             await until(lambda: events(client).ups)
 
