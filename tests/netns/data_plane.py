@@ -46,13 +46,14 @@ class Plane:
             self.router, self._made.tun, udp=[self.udp], send_derp=self._send_derp, event=lambda _: None
         )
         device.make_transport = maker(engine, join_udp=self.pump.offloads.tun_udp)
-        write = self.pump._tun.write
+        [tun] = self.pump.tuns._devices.values()
+        write = tun.write
 
         def counted(frame: bytes | memoryview) -> None:
             self.frames += 1
             write(frame)
 
-        self.pump._tun.write = counted  # type: ignore[method-assign]
+        tun.write = counted  # type: ignore[method-assign]
 
     def meet(self, other: Plane, *, by_relay: bool) -> None:
         """Have the other one as a peer, reached on loopback."""

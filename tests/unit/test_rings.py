@@ -39,6 +39,7 @@ PINNED = {
     "tsns.derp.client": 1,
     "tsns.control.client": 1,
     "tsns.wg.offload": 1,
+    "tsns.wg.tuns": 1,
     "tsns.wg.socket": 1,
     "tsns.dns.server": 1,
     "tsns.node": 1,

@@ -429,7 +429,7 @@ class Engine:
         self._spawn(self._dns.start(udp, tcp))
         self._namespace_made.set()
 
-    def _on_tun_lost(self) -> None:
+    def _on_tun_lost(self, _place: int) -> None:
         self._warn("tun", "the TUN device was removed from the namespace: nothing reaches this node")
 
     async def _configure_network(self) -> None:

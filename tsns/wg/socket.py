@@ -1,4 +1,4 @@
-"""The pump between TUN, UDP sockets and router (ring 1).
+"""The pump between TUNs, UDP sockets and router (ring 1).
 
 Plain synchronous code that the event loop calls when a descriptor is readable: no task, no future and no callback for a
 packet. A wake-up reads up to four trains, or a bounded number of small packets, hands them to the router as one list and sends what
@@ -19,24 +19,19 @@ from typing import Final
 
 from tsns.keys import NodePublic
 from tsns.paths.peer_paths import PathStatus
-from tsns.proto.virtio import Frame, packets_in
 from tsns.ways import SendDerp, SendUdp, Train, messages
 from tsns.wg.device import SessionUp
-from tsns.wg.offload import Offloads, TunDevice, UdpPort
+from tsns.wg.offload import UdpPort
 from tsns.wg.router import Event, Output, Router, WriteTun
+from tsns.wg.sharing import OWN, Ask
+from tsns.wg.tuns import TRAIN_COUNTS_AS, Tuns
 
 log = logging.getLogger(__name__)
 
-TUN_PACKETS_PER_WAKE_UP: Final = 32
 UDP_DATAGRAMS_PER_WAKE_UP: Final = 32
 MIN_UDP_DATAGRAMS_PER_WAKE_UP: Final = 4  # while what comes is a stranger's, see `_UdpPortion`
-TRAIN_COUNTS_AS: Final = 8  # packets, of those that a wake-up reads
-SMALL_BYTES: Final = 2048  # what is longer than one packet of ours is a train
 MIN_TIMER_DELAY_S: Final = 0.001
 
-TUN_WRITE_DOWN: Final = "TUN is down"
-TUN_WRITE_FULL: Final = "TUN queue full"
-TUN_WRITE_REFUSED: Final = "TUN refused the packet"
 UDP_SEND_FULL: Final = "UDP send buffer full"
 UDP_SEND_REFUSED: Final = "UDP send refused"
 UDP_NO_SOCKET: Final = "no UDP socket of this family"
@@ -75,8 +70,8 @@ class TunPump:
     """Pumps between a TUN descriptor (IFF_TUN, IFF_NO_PI, non-blocking), UDP sockets and a router.
 
     `send_derp(region, peer, messages)` takes what goes by relay; `event` is told of handshakes, STUN messages, pongs
-    and refusals; `tun_lost` is called once when the TUN device is gone for good. Descriptors and sockets stay the
-    caller's to close, after `close`. To be made and used in the event loop's thread. All times given to the router are
+    and refusals. `tuns` are the TUN of the node's own namespace (`tun_fd`) and any others, of which `tun_lost` and `who_listens` speak;
+    see `Tuns`. Descriptors and sockets stay the caller's to close, after `close`. To be made and used in the event loop's thread. All times given to the router are
     `clock()`'s.
     """
 
@@ -88,26 +83,24 @@ class TunPump:
         udp: Iterable[socket.socket] = (),
         send_derp: Callable[[int, NodePublic, Sequence[bytes]], None],
         event: Callable[[Event], None],
-        tun_lost: Callable[[], None] = lambda: None,
+        tun_lost: Callable[[int], None] = lambda _: None,
+        who_listens: Callable[[Ask], None] = lambda _: None,
         clock: Callable[[], float] = boot_time,
     ) -> None:
         self._router = router
-        self.offloads = Offloads()
-        self._tun = TunDevice(tun_fd, self.offloads)
+        self.tuns = Tuns(router.counters, send=self._send, ask=who_listens, lost=tun_lost, clock=clock)
+        self.tuns.add(OWN, tun_fd)
+        self.offloads = self.tuns.offloads
         self._ports = {sock.family: UdpPort(sock, self.offloads) for sock in udp}
         self._send_derp = send_derp
         self._event = event
-        self._tun_lost = tun_lost
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._is_running = False
         self._is_paused = False
-        self._is_reading = False
-        self._has_tun = True
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._deadlines_seen = -1
-        self._is_tun_busy = False
 
     def now(self) -> float:
         """The time on the clock that the router goes by."""
@@ -152,37 +145,12 @@ class TunPump:
         self._arrange_reading()
 
     def _arrange_reading(self) -> None:
-        wanted = self._is_running and self._has_tun and not self._is_paused
-        if wanted and not self._is_reading:
-            self._loop.add_reader(self._tun.fd, self._read_tun)
-        elif self._is_reading and not wanted:
-            self._loop.remove_reader(self._tun.fd)
-        self._is_reading = wanted
+        self.tuns.read(self._is_running and not self._is_paused)
 
     # --- in --------------------------------------------------------------------------------------------------------
 
-    def _read_tun(self) -> None:
-        # Who got one packet will hardly find a second one, and to find out costs as much as to read it.
-        read, frames, left = self._tun.read, [], TUN_PACKETS_PER_WAKE_UP if self._is_tun_busy else 1
-        try:
-            while left > 0:
-                frame = read()
-                frames.append(frame)
-                left -= 1 if len(frame) <= SMALL_BYTES else TRAIN_COUNTS_AS
-        except (BlockingIOError, InterruptedError):
-            pass
-        except OSError as error:
-            self._lose_tun(error)
-        self._is_tun_busy = left <= 0
-        if frames:
-            self.dispatch(self._router.outbound(frames, self._clock()))
-
-    def _lose_tun(self, error: OSError) -> None:
-        """A TUN that cannot be read does not recover, and would wake us for ever."""
-        log.error("the TUN device is gone: %s", error.strerror)
-        self._has_tun = False
-        self._arrange_reading()
-        self._tun_lost()
+    def _send(self, frames: Sequence[bytes]) -> None:
+        self.dispatch(self._router.outbound(frames, self._clock()))
 
     def _read_udp(self, portion: _UdpPortion) -> None:
         receive, left = portion.port.receive, portion.size if portion.is_busy else 1
@@ -237,7 +205,7 @@ class TunPump:
         """Do what the router wants done, and see to its next deadline."""
         for output in outputs:
             if isinstance(output, WriteTun):
-                self._write_tun(output.frames)
+                self.tuns.write(output.frames)
             elif isinstance(output, SendUdp):
                 self._send_udp(output.address, output.trains)
             elif isinstance(output, SendDerp):
@@ -266,16 +234,6 @@ class TunPump:
                     counters.add(UDP_SEND_FULL, len(train.messages()))
                 else:  # no route there, no such source address any more, a firewall, too long ...
                     counters.add(UDP_SEND_REFUSED, len(train.messages()))
-
-    def _write_tun(self, frames: Sequence[Frame]) -> None:
-        write, counters = self._tun.write, self._router.counters
-        for frame in frames:
-            try:
-                write(frame)
-            except (BlockingIOError, InterruptedError):
-                counters.add(TUN_WRITE_FULL, packets_in(frame))
-            except OSError as error:
-                counters.add(TUN_WRITE_DOWN if error.errno == errno.EIO else TUN_WRITE_REFUSED, packets_in(frame))
 
     # --- time ------------------------------------------------------------------------------------------------------
 

@@ -15,22 +15,21 @@ from tests.unit.wg.shuttle import A_ADDRESS, A_TO_B, B_ADDRESS, B_TO_A, entropy,
 from tests.unit.wg.test_router import STUN_RESPONSE, OpenFilter
 from tsns.keys import DiscoPrivate, NodePrivate, NodePublic
 from tsns.proto.addresses import Prefix
+from tsns.proto.packets import build
 from tsns.proto.virtio import frame_of
 from tsns.ways import DerpPath, Train, UdpPath
 from tsns.wg.device import Device, SessionUp
 from tsns.wg.offload import Offloads, UdpPort
 from tsns.wg.router import Event, Output, Pong, Router, StunReply
+from tsns.wg.sharing import CLASH, Ask
 from tsns.wg.socket import (
-    TUN_PACKETS_PER_WAKE_UP,
-    TUN_WRITE_DOWN,
-    TUN_WRITE_FULL,
-    TUN_WRITE_REFUSED,
     UDP_NO_SOCKET,
     UDP_SEND_FULL,
     UDP_SEND_REFUSED,
     TunPump,
     boot_time,
 )
+from tsns.wg.tuns import PACKETS_PER_WAKE_UP, WRITE_DOWN, WRITE_FULL, WRITE_REFUSED
 
 KEYS = [NodePrivate.generate(bytes((number,)) * 32) for number in (1, 2)]
 ADDRESSES = [A_ADDRESS, B_ADDRESS]
@@ -48,6 +47,7 @@ class End:
         self.was_told = asyncio.Event()
         self.derp: list[tuple[int, NodePublic, Sequence[bytes]]] = []
         self.lost = 0
+        self.asked: list[Ask] = []
         self.device = Device(KEYS[number], entropy(number), wall_clock=boot_time)
         self.router = Router(self.device, OpenFilter(), DiscoPrivate.generate(entropy(20 + number)(32)))
         self.peer = KEYS[1 - number].public
@@ -59,6 +59,7 @@ class End:
             send_derp=lambda region, peer, datagrams: self.derp.append((region, peer, datagrams)),
             event=self.tell,
             tun_lost=self.lose,
+            who_listens=self.ask,
         )
 
     def tell(self, event: Event) -> None:
@@ -72,7 +73,11 @@ class End:
                 self.was_told.clear()
                 await self.was_told.wait()
 
-    def lose(self) -> None:
+    def ask(self, question: Ask) -> None:
+        self.asked.append(question)
+        self.was_told.set()
+
+    def lose(self, _place: int) -> None:
         self.lost += 1
 
     async def packet(self) -> bytes:
@@ -139,7 +144,7 @@ def test_a_burst_is_taken_in_portions_and_in_order(monkeypatch: pytest.MonkeyPat
                 portions.append(len(frames))
                 return outbound(self, frames, now)
 
-            burst = [udp(A_ADDRESS, B_ADDRESS, bytes((number,))) for number in range(TUN_PACKETS_PER_WAKE_UP + 8)]
+            burst = [udp(A_ADDRESS, B_ADDRESS, bytes((number,))) for number in range(PACKETS_PER_WAKE_UP + 8)]
             waiting = iter(burst)
 
             def read(fd: int, size: int) -> bytes:
@@ -154,7 +159,7 @@ def test_a_burst_is_taken_in_portions_and_in_order(monkeypatch: pytest.MonkeyPat
                 a.host.send(b"wake up")
                 received = [await b.packet() for _ in burst]
             assert received == burst
-            assert portions == [TUN_PACKETS_PER_WAKE_UP, 8]
+            assert portions == [PACKETS_PER_WAKE_UP, 8]
 
     asyncio.run(main())
 
@@ -255,9 +260,9 @@ def test_stun_comes_out_as_an_event() -> None:
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (errno.EIO, TUN_WRITE_DOWN),
-        (errno.EAGAIN, TUN_WRITE_FULL),
-        (errno.EINVAL, TUN_WRITE_REFUSED),
+        (errno.EIO, WRITE_DOWN),
+        (errno.EAGAIN, WRITE_FULL),
+        (errno.EINVAL, WRITE_REFUSED),
     ],
 )
 def test_a_tun_that_does_not_take_a_packet(error: int, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,7 +276,7 @@ def test_a_tun_that_does_not_take_a_packet(error: int, reason: str, monkeypatch:
 
             with monkeypatch.context() as patch:
                 patch.setattr("tsns.wg.offload.os.write", refuse)
-                b.pump._write_tun([frame_of(A_TO_B), frame_of(A_TO_B)])
+                b.pump.tuns.write([frame_of(A_TO_B), frame_of(A_TO_B)])
             assert b.router.counters[reason] == 2
 
     asyncio.run(main())
@@ -346,5 +351,43 @@ def test_closing_leaves_nothing_behind() -> None:
             await asyncio.sleep(0.05)
             assert a.device.statistics(a.peer).tx_bytes == sent
             assert a.pump._timer is None
+
+    asyncio.run(main())
+
+
+def test_namespaces_that_share_a_node_have_their_own_packets() -> None:
+    """Two TUNs with one address: each gets the answers to what it sent, and what somebody listens for in it."""
+
+    async def main() -> None:
+        async with ends() as (a, b):
+            tun, container = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+            with tun, container:
+                tun.setblocking(False)
+                container.setblocking(False)
+                loop = asyncio.get_running_loop()
+                a.pump.tuns.add(1, tun.fileno(), range(50000, 60000))
+                asked = udp(A_ADDRESS, B_ADDRESS, b"a question")
+                container.send(asked)
+                assert await b.packet() == asked
+                answer = build(17, B_ADDRESS, A_ADDRESS, asked[22:24] + asked[20:22] + asked[24:26] + b"\0\0the answer")
+                b.host.send(answer)
+                assert await asyncio.wait_for(loop.sock_recv(container, 65536), 2) == answer
+                a.host.send(asked)
+                container.send(asked + b"")
+                assert await b.packet() == asked, "the container's flow"
+                assert a.router.counters[CLASH] == 1
+
+                knock = build(17, B_ADDRESS, A_ADDRESS, b"\x12\x34\x00\x35\x00\x08\0\0")
+                b.host.send(knock)
+                async with asyncio.timeout(2):
+                    while not a.asked:
+                        a.was_told.clear()
+                        await a.was_told.wait()
+                assert a.asked == [Ask(17, 53)]
+                a.pump.tuns.answer(a.asked[0], 1)
+                assert await asyncio.wait_for(loop.sock_recv(container, 65536), 2) == knock
+                a.pump.tuns.remove(1)
+                b.host.send(answer)
+                assert await a.packet() == answer, "nobody else is there"
 
     asyncio.run(main())
