@@ -225,6 +225,9 @@ class NetMap:
         if patch.key is not None and not is_node_key(patch.key):
             self.skipped["patch with a damaged key"] += 1
             return
+        if fields.keys() <= {"online"}:  # most of what there is to tell, and nothing that could be said in another way
+            edit.patch(patch.node_id, fields)
+            return
         node = edit.patched(patch.node_id, fields)
         if node is not None:
             self._check_disco_key(node)

@@ -89,6 +89,8 @@ class Resolver:
 
     def update_peer(self, old: Node | None, new: Node | None) -> None:
         """Change one peer: None is a peer that was not there, or is there no more."""
+        if old is not None and new is not None and _is_called_the_same(old, new):
+            return
         former = host_of(old) if old is not None else None
         present = host_of(new) if new is not None else None
         if former == present:
@@ -179,6 +181,10 @@ class Resolver:
     def _zone(self, key: bytes) -> bytes | None:
         """The closest of our domains that this name is in."""
         return next((name for name in ancestors(key) if name in self._local), None)
+
+
+def _is_called_the_same(old: Node, new: Node) -> bool:
+    return old.name == new.name and old.addresses == new.addresses and old.cap_map == new.cap_map
 
 
 def _local_domains(itself: Host | None, config: DNSConfig | None, extra: Iterable[Host]) -> frozenset[bytes]:
