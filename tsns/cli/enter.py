@@ -57,7 +57,6 @@ def run(parsed: Parsed) -> NoReturn:
         raise UsageError("a run without --name is always ephemeral", "give the node a name with --name NAME")
     where = places(environ)
     check_name(name)
-    need_root("run", "it makes a network namespace")
     process.find_program(parsed.command[0], os.environ)  # a slip is told before anything is made
     config = settings.node_config(
         name,
@@ -90,7 +89,6 @@ def execute(parsed: Parsed) -> NoReturn:
         raise UsageError("there is no command to execute", f"write `tsns exec {parsed.words[0]} -- COMMAND`")
     where = places(os.environ)
     name = check_name(parsed.words[0])
-    need_root("exec", "it enters a network namespace")
     process.find_program(parsed.command[0], os.environ)  # a slip is told before anything is made
     auth_key.forget(os.environ)
     with _waiting(f"joining the node {name}", parsed) as progress:
@@ -107,7 +105,6 @@ def up(parsed: Parsed) -> int:
         )
     where = places(environ)
     name = check_name(parsed.words[0])
-    need_root("up", "it makes a network namespace")
     config = settings.node_config(name, given, environ, remembered=client.saved_settings(name, where))
     auth_key.forget(os.environ)
     with _waiting(f"starting the node {name}", parsed) as progress:

@@ -179,5 +179,7 @@ def _become_server(inherited: socket.socket, where: Places, arguments: list[str]
     for source, target in ((nothing, 0), (log, 1), (log, 2), (high, INHERITED_FD)):
         os.dup2(source, target)
     os.closerange(INHERITED_FD + 1, 1 << 16)
-    words = [sys.executable, "-I", "-m", "tsns.node.server", *arguments]
+    # Isolated, but for what an ordinary user has installed for themselves (`pip install --user`).
+    flags = "-I" if os.geteuid() == 0 else "-EP"
+    words = [sys.executable, flags, "-m", "tsns.node.server", *arguments]
     os.execve(sys.executable, words, {"PATH": os.defpath, "LANG": "C.UTF-8"})
