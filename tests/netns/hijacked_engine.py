@@ -6,6 +6,7 @@ named by the node's hostname. Its findings go to the node's log, as a line of JS
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -27,7 +28,7 @@ from tsns.state import Identity
 FINDINGS: Final = "findings: "
 PATIENCE_S: Final = 5.0
 FLOOD_S: Final = 3.0
-READY: Final = {"say": "ready", "dns_name": "web.\x1b[31m\n", "addresses": ["100.64.0.9", {"a": "\ud800"}]}
+READY: Final = {"say": "ready", "dns_name": "web.\x1b[31m\n", "addresses": ["100.64.0.9", "\x1b[2J\ud800", 7]}
 _SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
 
 
@@ -126,18 +127,23 @@ def _flood(hijacker: Hijacker) -> None:
     hijacker.say(READY)
     hijacker.channel.setblocking(False)
     over = time.monotonic() + FLOOD_S
+    deeds: list[Callable[[], object]] = [
+        lambda: hijacker.say({"ask": "inside"}),
+        lambda: hijacker.say({"ask": "network", "addresses": ["100.64.0.9/32"]}),
+        lambda: os.write(2, b"x" * 1000 + b"\n"),
+        lambda: messages.receive(hijacker.channel),
+        lambda: messages.receive(hijacker.channel),
+    ]
     while time.monotonic() < over:
-        for message in ({"ask": "inside"}, {"ask": "network", "addresses": ["100.64.0.9/32"]}):
-            try:
-                hijacker.say(message)
-            except BlockingIOError:
-                pass
-        os.write(2, b"x" * 1000 + b"\n")
-        try:
-            while True:
-                messages.receive(hijacker.channel)
-        except BlockingIOError:
-            pass
+        for deed in deeds:
+            with contextlib.suppress(BlockingIOError):
+                deed()
+
+
+def _deaf(hijacker: Hijacker) -> None:
+    """Questions whose answers nobody reads."""
+    while True:
+        hijacker.say({"ask": "inside"})
 
 
 def _early(hijacker: Hijacker) -> None:
@@ -166,6 +172,7 @@ def _many_descriptors(hijacker: Hijacker) -> None:
 DEEDS: Final[dict[str, Callable[[Hijacker], None]]] = {
     "asks": _asks,
     "flood": _flood,
+    "deaf": _deaf,
     "early": _early,
     "huge": _huge,
     "nonsense": _nonsense,
@@ -174,8 +181,9 @@ DEEDS: Final[dict[str, Callable[[Hijacker], None]]] = {
 }
 
 
-def _live(given: Given, _cache_fd: int, parent: int) -> NoReturn:
+def _live(given: Given, cache_fd: int, parent: int) -> NoReturn:
     """In an engine's place."""
+    del cache_fd
     try:
         linux.close_all_but(*(sock.fileno() for sock in (given.channel, given.api, *given.udp)))
         loot = _descriptors()  # more than an engine could open

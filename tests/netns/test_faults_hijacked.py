@@ -50,7 +50,7 @@ def findings(tsns: Tsns) -> Any:
 
 def test_it_is_refused_what_is_not_an_engines(tsns: Tsns) -> None:
     with hijacked(tsns, "asks") as told:
-        assert told == "ready web. [31m ['100.64.0.9', \"{'a': ' '}\"]"
+        assert told == "ready web. [31m ['100.64.0.9', '[2J', '7']"  # nothing that a terminal would obey
         identity = (tsns.directories.state / "web" / "identity.json").read_text()
         found = findings(tsns)
         assert found.pop("done") == "done"  # so it was heard at all
@@ -75,7 +75,7 @@ def test_a_flood_leaves_the_keeper_time_for_others(tsns: Tsns) -> None:
                 client.connect(str(tsns.directories.run / "web.ctl"))
                 messages.send(client, {"ask": "join"})
                 answer, _ = messages.receive(client)
-            assert answer["ready"]
+            assert answer.get("ready")
             assert time.monotonic() - began < ANSWER_S
             time.sleep(0.3)
         assert int(status_of(keeper)["VmRSS"].split()[0]) < MEMORY_KB
@@ -86,8 +86,8 @@ def test_it_is_not_ready_before_there_is_a_namespace(tsns: Tsns) -> None:
         assert told.startswith("ready")
 
 
-@pytest.mark.parametrize("deed", ["huge", "nonsense", "deep", "many-descriptors"])
+@pytest.mark.parametrize("deed", ["huge", "nonsense", "deep", "many-descriptors", "deaf"])
 def test_who_talks_nonsense_is_ended_and_the_keeper_is_not(tsns: Tsns, deed: str) -> None:
     with hijacked(tsns, deed) as told:
         assert told == "the node's engine failed at its start"
-        assert log_of(tsns).count("the engine ended unbidden (signal 9)") == 3
+    assert log_of(tsns).count("the engine ended unbidden (signal 9)") == 3

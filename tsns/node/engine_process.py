@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import select
@@ -58,15 +57,22 @@ class EngineProcess:
             body(theirs, parent)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         theirs.close()
+        ours.setblocking(False)
         self.pid, self._channel, self._pidfd, self._since = pid, ours, os.pidfd_open(pid), time.monotonic()
         self._hear()
         self._watch.reader(self._pidfd, self._ended)
 
     def tell(self, message: Message, fds: Sequence[int] = ()) -> None:
-        """Send to it; a child that just died says so by its end."""
-        if self._channel is not None:
-            with contextlib.suppress(OSError):
-                messages.send(self._channel, message, fds)
+        """Send to it; a child that just died says so by its end, and one that does not read is ended."""
+        if self._channel is None:
+            return
+        try:
+            messages.send(self._channel, message, fds)
+        except BlockingIOError:
+            log.warning("the engine does not read")
+            self._give_up(self._channel.fileno())
+        except OSError:
+            pass
 
     def stop(self, *, logout: bool) -> None:
         """Let it say goodbye, then see that it is gone."""
@@ -100,6 +106,8 @@ class EngineProcess:
         channel, began = self._channel.fileno(), time.monotonic()
         try:
             message, fds = messages.receive(self._channel)
+        except BlockingIOError:
+            return
         except (EOFError, OSError, ValueError):
             self._give_up(channel)  # it hung up, or talks nonsense
             return
