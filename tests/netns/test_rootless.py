@@ -369,7 +369,7 @@ def test_a_machine_that_forbids_it(
     private_directories: PrivateDirectories, lab: LabProcess, machine: str, told: str, remedy: str
 ) -> None:
     with ordinary_user(private_directories, lab, machine) as user:
-        done = user.run("true")
+        done = user.run("true", flags=("--quiet",))
         assert done.returncode == 125
         error, hint = done.stderr.splitlines()
         assert told in error

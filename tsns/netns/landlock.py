@@ -30,6 +30,9 @@ _SYSTEM: Final = ("/etc", "/usr", "/lib", "/lib64", "/proc/self", "/proc/sys", "
 _LOOKED_UP_WITH: Final = ("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/localtime")
 
 
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
 class _Ruleset(ctypes.Structure):
     _fields_ = (("files", ctypes.c_uint64),)
 
@@ -76,7 +79,7 @@ def confine() -> bool:
 
 
 def _call(number: int, *arguments: object) -> int:
-    result = int(ctypes.CDLL(None, use_errno=True).syscall(ctypes.c_long(number), *arguments))
+    result = int(_libc.syscall(ctypes.c_long(number), *arguments))
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, f"landlock: {os.strerror(code)}")

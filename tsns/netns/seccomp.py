@@ -64,6 +64,9 @@ _PR_SET_NAME: Final = 15
 _PR_GET_NAME: Final = 16
 
 
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
 class Check(NamedTuple):
     """Of an argument, counted from 0: what is left of it under the mask is among the values, or with `other` is not."""
 
@@ -253,8 +256,7 @@ def confine() -> bool:
     code = program(here, os.getpid())
     buffer = ctypes.create_string_buffer(code, len(code))
     described = _Program(len(code) // _INSTRUCTION.size, ctypes.addressof(buffer))
-    libc = ctypes.CDLL(None, use_errno=True)
-    result = libc.syscall(
+    result = _libc.syscall(
         ctypes.c_long(here.seccomp),
         ctypes.c_ulong(_SET_MODE_FILTER),
         ctypes.c_ulong(_FLAG_TSYNC | _FLAG_SPEC_ALLOW),
