@@ -1,4 +1,4 @@
-"""How an engine's process gives up all that is not its work (ring 1, standard library only)."""
+"""How an engine's process gives up all that is not its work (ring 1)."""
 
 from __future__ import annotations
 

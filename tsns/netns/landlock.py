@@ -1,4 +1,4 @@
-"""Which files an engine may read, by Landlock (ring 1, standard library only).
+"""Which files an engine may read, by Landlock (ring 1).
 
 An engine of an ordinary user has that user's uid, and so all their files; this leaves it what names are looked up with, certificates,
 time zones, and the program itself. Kernels without Landlock (before 5.13, or built or booted without it) restrict nothing here.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import ssl
 import stat
 import sys
 from collections.abc import Iterator
@@ -26,9 +27,9 @@ _READ_DIR: Final = 1 << 3
 _FILE_RIGHTS: Final = {1: 13, 2: 14, 3: 15, 4: 15}  # bits, by version of the interface; 16 from the fifth on
 _LATEST_FILE_RIGHTS: Final = 16
 _SYSTEM: Final = ("/etc", "/usr", "/lib", "/lib64", "/proc/self", "/proc/sys", "/proc/stat", "/sys/devices/system/cpu")
-# Often links into a directory of somebody's who replaces the file there.
+# Where /etc/resolv.conf may lead to, now or when the host's network is another one.
+_RESOLVERS: Final = ("/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf", "/run/connman")
 _LOOKED_UP_WITH: Final = ("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/localtime")
-
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -44,8 +45,11 @@ class _PathBeneath(ctypes.Structure):
 
 def readable() -> list[str]:
     """The files and directories that an engine may read."""
+    roots = ssl.get_default_verify_paths()
+    links = (*_LOOKED_UP_WITH, *filter(None, (roots.cafile, roots.capath)))  # often to where somebody replaces them
+    targets = {os.path.dirname(os.path.realpath(path)) for path in links}
     program = {sys.prefix, sys.base_prefix, str(Path(__file__).parents[1]), *filter(os.path.isabs, sys.path)}
-    return sorted({*_SYSTEM, *(os.path.dirname(os.path.realpath(path)) for path in _LOOKED_UP_WITH), *program})
+    return sorted({*_SYSTEM, *_RESOLVERS, *targets, *program} - {"/"})
 
 
 def version() -> int:

@@ -43,23 +43,23 @@ def _write(name: str, text: str) -> None:
         file.write(text)
 
 
-def enter(network: int) -> None:
-    """Enter the network namespace behind this descriptor, and before it the user namespace that it belongs to. OSError with the reason.
+def enter(namespace: int, kind: int = linux.CLONE_NEWNET) -> None:
+    """Enter the namespace of this kind behind a descriptor, and before it the user namespace that it belongs to. OSError with the reason.
 
     The process must have one thread.
     """
-    owner = _owner(network)
+    owner = _owner(namespace)
     if owner is not None:
         try:
             linux.setns(owner, linux.CLONE_NEWUSER)
         finally:
             os.close(owner)
-    linux.setns(network, linux.CLONE_NEWNET)
+    linux.setns(namespace, kind)
 
 
-def _owner(network: int) -> int | None:
-    """A descriptor of the user namespace that a network namespace belongs to; None where that is the caller's own."""
-    owner = fcntl.ioctl(network, _NS_GET_USERNS)
+def _owner(namespace: int) -> int | None:
+    """A descriptor of the user namespace that a namespace belongs to; None where that is the caller's own."""
+    owner = fcntl.ioctl(namespace, _NS_GET_USERNS)
     os.set_inheritable(owner, False)
     there, here = os.fstat(owner), os.stat(_OWN)
     if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino):
