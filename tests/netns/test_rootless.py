@@ -218,6 +218,11 @@ def test_up_exec_and_down(user: UserTsns) -> None:
     assert not Path(f"/proc/{keeper}").exists()
 
 
+def test_the_demo(user: UserTsns) -> None:
+    done = user("demo", "--json", timeout_s=90.0)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_a_login_is_the_owners_to_change(user: UserTsns) -> None:
     user.up("web")
     assert user("logout", "web").returncode == 0

@@ -13,18 +13,12 @@ from tsns import auth_key, settings
 from tsns.attach import process
 from tsns.cli import terminal
 from tsns.cli.arguments import Parsed
-from tsns.error import UsageError, UserError
+from tsns.error import UsageError
 from tsns.node import client
 from tsns.node.places import Places, check_name, places
 
 ONLY_TAILNET: Final = "only the tailnet is reachable from inside; the rest of this machine is as before"
 _TOLD_FILE: Final = ".told-only-tailnet"
-
-
-def need_root(command: str, why: str) -> None:
-    """UserError for somebody who is not root."""
-    if os.geteuid() != 0:
-        raise UserError(f"tsns {command} needs root: {why}", "run it with sudo")
 
 
 def _tell_once(where: Places) -> None:

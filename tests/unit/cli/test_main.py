@@ -108,14 +108,6 @@ def test_what_a_person_can_get_wrong(
     assert hint
 
 
-def test_the_demo_needs_root_and_says_so(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert main(["demo"]) == 1
-    error, hint = complaint(capfd)
-    assert "needs root" in error
-    assert "sudo" in hint
-
-
 @pytest.mark.parametrize(
     ("line", "status"),
     [
