@@ -142,8 +142,9 @@ def _flood(hijacker: Hijacker) -> None:
 
 def _deaf(hijacker: Hijacker) -> None:
     """Questions whose answers nobody reads."""
+    memory = hijacker.loot["memory that may change"]
     while True:
-        hijacker.say({"ask": "inside"})
+        hijacker.say({"ask": "cache"}, [memory])
 
 
 def _early(hijacker: Hijacker) -> None:
