@@ -52,6 +52,7 @@ class NodeConfig(NamedTuple):
     shields_up: bool = False
     accept_unverified_peers: bool = False
     direct: bool = True  # whether direct paths are looked for, which tell peers our addresses
+    map_root: bool = False  # whether an ordinary user is root inside
     port: int = 0  # of the UDP sockets on the host; 0: any
     data_plane: str = ""  # what seals and opens packets, one of `DATA_PLANES`; empty: the fastest that is there
     timeout_s: float = DEFAULT_TIMEOUT_S

@@ -180,6 +180,11 @@ SETTINGS: Final = (
     Flag(
         "direct", "Look for direct paths; without them peers do not learn our addresses [default: yes]", field="direct"
     ),
+    Flag(
+        "map-root",
+        "As an ordinary user: be root inside, with root's capabilities there and none outside",
+        field="map_root",
+    ),
     Flag("port", "UDP port on the host for direct paths [default: any]", "N", field="port", read=_read_port),
     Flag(
         "data-plane",
@@ -214,6 +219,7 @@ _REMEMBERED: Final[Mapping[str, type]] = {
     "shields_up": bool,
     "accept_unverified_peers": bool,
     "direct": bool,
+    "map_root": bool,
     "port": int,
     "data_plane": str,
     "capability_version": int,

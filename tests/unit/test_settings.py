@@ -58,6 +58,7 @@ def test_every_setting_has_a_field_and_every_field_is_read(tmp_path: Path) -> No
         shields-up = true
         accept-unverified-peers = true
         direct = false
+        map-root = true
         port = 41641
         data-plane = "python"
         timeout = 2.5
@@ -77,6 +78,7 @@ def test_every_setting_has_a_field_and_every_field_is_read(tmp_path: Path) -> No
         shields_up=True,
         accept_unverified_peers=True,
         direct=False,
+        map_root=True,
         port=41641,
         data_plane="python",
         timeout_s=2.5,

@@ -14,7 +14,7 @@ from tsns.cli.options import Json, Quiet, Verbose, waiting, with_flags
 from tsns.cli.queries import status_of
 from tsns.error import UsageError, UserError
 from tsns.node import client
-from tsns.node.places import Places, check_name, places
+from tsns.node.places import Places, check_name, places, roots_places
 from tsns.settings import Given
 
 Names = Annotated[list[str], typer.Argument(metavar="NAME", help="The nodes")]
@@ -77,7 +77,6 @@ def down(
     where = places(os.environ)
     for name in names or ():
         check_name(name)
-    enter.need_root("down", "it removes a network namespace")
 
     def stop(name: str) -> None:
         with waiting(f"stopping the node {name}", quiet, verbose):
@@ -91,7 +90,6 @@ def remove(names: Names, quiet: Quiet = False, verbose: Verbose = 0) -> int:
     where = places(os.environ)
     for name in names:
         check_name(name)
-    enter.need_root("rm", "it removes a network namespace")
 
     def forget(name: str) -> None:
         with waiting(f"removing the node {name}", quiet, verbose) as progress:
@@ -102,10 +100,13 @@ def remove(names: Names, quiet: Quiet = False, verbose: Verbose = 0) -> int:
 
 def list_nodes(as_json: Json = False, quiet: Quiet = False, verbose: Verbose = 0) -> int:
     """List the nodes of this machine, running or stopped."""
-    where = places(os.environ)
-    names = sorted({*client.names(where), *client.known(where)})
+    homes: dict[str, Places] = {}
+    for where in filter(
+        None, (roots_places(os.environ), places(os.environ))
+    ):  # of two of one name the caller's own counts
+        homes |= dict.fromkeys((*client.names(where), *client.known(where)), where)
     with waiting("the nodes to answer", quiet, verbose):
-        nodes = [tables.listed(_status_or_guess(name, where, verbose)) for name in names]
+        nodes = [tables.listed(_status_or_guess(name, where, verbose)) for name, where in sorted(homes.items())]
     if as_json:
         output.answer({"nodes": nodes})
     elif nodes:

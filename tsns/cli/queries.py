@@ -12,10 +12,10 @@ from typing import Annotated, Final, NoReturn
 import typer
 
 from tsns.cli import output, tables, terminal
-from tsns.cli.options import Json, NodeName, Quiet, Verbose, the_node, waiting
+from tsns.cli.options import Json, NodeName, Quiet, Verbose, the_node, waiting, where_is
 from tsns.error import UsageError, UserError
 from tsns.node import client
-from tsns.node.places import Places, places
+from tsns.node.places import Places
 
 WATCH_S: Final = 2.0
 POLL_S: Final = 0.2
@@ -53,7 +53,7 @@ def status(
     """
     if watch and (as_json or wait):
         raise UsageError("--watch goes with neither --json nor --wait", "leave one of them out")
-    where = places(os.environ)
+    where = where_is(name)
     if wait:
         name = _wait_until_running(name, where, timeout, quiet, verbose)
     name = the_node(name, where, "status")
@@ -122,7 +122,7 @@ def ip(
     """Show the addresses of a node or of a peer."""
     if only4 and only6:
         raise UsageError("-4 and -6 exclude each other", "leave both out to see all addresses")
-    where = places(os.environ)
+    where = where_is(name)
     if name and not peer and name not in {*client.names(where), *client.known(where)} and len(client.names(where)) == 1:
         name, peer = None, name  # with a single node, the only word is a peer's
     name = the_node(name, where, "ip")
@@ -179,11 +179,11 @@ def ping(
     del verbose
     if tsmp and icmp:
         raise UsageError("--tsmp and --icmp exclude each other", "choose one, or neither to see each path tried")
-    where = places(os.environ)
     if name and not peer:
         name, peer = None, name  # the only word is the peer's
     if not peer:
         raise UsageError("there is nobody to ping", "write `tsns ping NAME PEER`")
+    where = where_is(name)
     node = the_node(name, where, "ping")
     asked = {"peer": peer, "timeout_s": timeout, "kind": "tsmp" if tsmp else "icmp" if icmp else "disco"}
     answered = direct = False
@@ -216,7 +216,7 @@ def logs(
 ) -> int:
     """Show a node's own log."""
     del quiet, verbose
-    where = places(os.environ)
+    where = where_is(name)
     path = log_path(the_node(name, where, "logs"), where)
     _copy(path.with_name(f"{path.name}.1"), 0)
     place = _copy(path, 0)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 CLONE_NEWNS: Final = 0x00020000
+CLONE_NEWUSER: Final = 0x10000000
 CLONE_NEWNET: Final = 0x40000000
 MS_RDONLY: Final = 1
 MS_NOSUID: Final = 2
@@ -93,15 +94,20 @@ def become(uid: int, gid: int, groups: Sequence[int]) -> None:
 
 
 def drop_all_rights(uid: int, parent: int) -> None:
-    """No capability and no way back to one, not dumpable, dead with `parent`.
-
-    In this order: a change of uid clears the death signal, and a parent that died before is told by getppid.
-    """
+    """Be this user, without a capability and a way back to one, not dumpable, dead with `parent`. The caller is root."""
     keep_only_capabilities(frozenset())
     with contextlib.suppress(OSError):  # a container may map few ids only
         become(uid, uid, [])
     if os.geteuid() == 0:
         become(65534, 65534, [])
+    drop_capabilities(parent)
+
+
+def drop_capabilities(parent: int) -> None:
+    """Hold no capability, without a way back to one by executing something; not dumpable, dead with `parent`.
+
+    To be called after a change of uid, which clears the death signal; a parent that died before is told by getppid.
+    """
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     _check(_libc.capset(ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)())), "capset")
     _check(_prctl(_PR_SET_NO_NEW_PRIVS, 1), "no_new_privs")

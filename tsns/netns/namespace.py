@@ -1,4 +1,4 @@
-"""A node's network namespace: made, named in the file system, looked into (ring 1).
+"""A node's network namespace: made, and looked into (ring 1).
 
 What is made here stands from the first moment: loopback with MagicDNS's addresses, and `unreachable` routes for all that a tailnet may
 use, so that nothing has another way when the TUN is gone. Addresses and routes of the tailnet follow with the netmap (`routes`).
@@ -6,7 +6,6 @@ use, so that nothing has another way when the TUN is gone. Addresses and routes 
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import socket
@@ -16,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
-from tsns.netns import linux, netlink
+from tsns.netns import linux, netlink, user_namespace
 from tsns.netns.child import in_child
 from tsns.netns.tun import MTU_BYTES, SUPER_PACKET_BYTES, SUPER_PACKET_SEGMENTS, TUN_NAME, TUN_QUEUE_FRAMES, open_tun
 from tsns.proto.addresses import CGNAT_TEXT, SERVICE_V4_TEXT, SERVICE_V6_TEXT, ULA_TEXT
@@ -31,7 +30,6 @@ ALL_GROUPS: Final = "0 2147483647"
 IFA_F_NODAD: Final = 2
 LEAVING_S: Final = 2.0  # the engine of a keeper that was killed has ended by then, and let go of TUN and sockets
 _FREE_RETRY_S: Final = 0.01
-_FILE_MODE: Final = 0o600
 
 
 class Made:
@@ -41,22 +39,25 @@ class Made:
         self.tun, self.namespace, *self.dns = fds  # dns: UDP and TCP sockets over IPv4, then over IPv6
 
 
-def make(pin: Path) -> Made:
-    """Make a namespace with its TUN and name it `pin`; one that is pinned there already gets a new TUN. OSError with the reason."""
-    return Made(in_child(lambda: _make(pin)))
+def make(*, adopted: int | None = None, map_root: bool = False) -> Made:
+    """Make a namespace with its TUN, or give a new TUN to the one behind a descriptor. OSError with the reason.
+
+    An ordinary user's is in a new user namespace, in which they are themselves, or with `map_root` root.
+    """
+    rootless = os.geteuid() != 0
+    return Made(in_child(lambda: _make(adopted, rootless=rootless, map_root=map_root)))
 
 
-def _make(pin: Path) -> list[int]:
-    adopted = is_namespace(pin)
-    if adopted:
-        entrance = os.open(pin, os.O_RDONLY | os.O_CLOEXEC)
-        linux.setns(entrance, linux.CLONE_NEWNET)
-        os.close(entrance)
+def _make(adopted: int | None, *, rootless: bool, map_root: bool) -> list[int]:
+    if adopted is not None:
+        user_namespace.enter(adopted)
     else:
+        if rootless:
+            user_namespace.make(as_root=map_root)
         linux.unshare(linux.CLONE_NEWNET)
-    deadline = time.monotonic() + (LEAVING_S if adopted else 0.0)
+    deadline = time.monotonic() + (LEAVING_S if adopted is not None else 0.0)
     tun = _once_free(open_tun, deadline)
-    _set("net/ipv4/ping_group_range", ALL_GROUPS)  # ping without capabilities
+    _allow_ping()
     _set("net/ipv4/ip_unprivileged_port_start", "0")  # here every port is the command's own
     _set("net/ipv6/conf/all/disable_ipv6", "0")
     _set(
@@ -80,10 +81,6 @@ def _make(pin: Path) -> list[int]:
         for kind in _DNS_KINDS
     ]
     namespace = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    if not adopted:
-        pin.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        os.close(os.open(pin, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, _FILE_MODE))
-        linux.mount("/proc/self/ns/net", str(pin), linux.MS_BIND)
     return [tun, namespace, *(sock.detach() for sock in sockets)]
 
 
@@ -114,6 +111,16 @@ def _dns_socket(kind: int, address: str) -> socket.socket:
     return sock
 
 
+def _allow_ping() -> None:
+    """Without capabilities, for every group; where the kernel refuses groups that mean nothing here, for our own."""
+    try:
+        _set("net/ipv4/ping_group_range", ALL_GROUPS)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        _set("net/ipv4/ping_group_range", f"{os.getegid()} {os.getegid()}")
+
+
 def _set(key: str, value: str) -> None:
     """A sysctl of this namespace; one that this kernel lacks (no IPv6, say) is not needed either."""
     try:
@@ -123,26 +130,6 @@ def _set(key: str, value: str) -> None:
         pass
 
 
-def unpin(pin: Path) -> None:
-    """Forget the namespace's name; with the last process and descriptor inside it goes."""
-    try:
-        linux.unmount(str(pin))
-    except OSError:
-        pass  # a plain file: its mount was lost, or never made
-    pin.unlink(missing_ok=True)
-
-
-class _StatFs(ctypes.Structure):
-    _fields_ = (("f_type", ctypes.c_long), ("rest", ctypes.c_byte * 256))
-
-
-def is_namespace(path: Path) -> bool:
-    """Whether a namespace is mounted there (and not just a file left over)."""
-    result = _StatFs()
-    libc = ctypes.CDLL(None, use_errno=True)
-    return bool(libc.statfs(os.fsencode(path), ctypes.byref(result)) == 0 and result.f_type == linux.NSFS_MAGIC)
-
-
 def identity(of: int | Path) -> tuple[int, int]:
     """A namespace's (device, inode). Inodes are used again: this tells living namespaces apart, not past ones."""
     status = os.stat(of)
@@ -150,14 +137,14 @@ def identity(of: int | Path) -> tuple[int, int]:
 
 
 def inside(wanted: tuple[int, int]) -> list[int]:
-    """The processes in this network namespace."""
+    """The processes in this network namespace, as far as the caller may look."""
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
                 status = os.stat(f"/proc/{entry}/ns/net")
             except OSError:
-                continue  # it ended
+                continue  # it ended, or it is somebody else's
             if (status.st_dev, status.st_ino) == wanted:
                 found.append(int(entry))
     return found

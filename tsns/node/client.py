@@ -20,7 +20,7 @@ from tsns.config import NodeConfig
 from tsns.error import UserError
 from tsns.node import messages, warm_server
 from tsns.node.messages import Message
-from tsns.node.places import NodePlaces, Places, make_run_directory, places
+from tsns.node.places import DEFAULT_RUN, NodePlaces, Places, make_run_directory, places
 
 __all__ = ["Entry", "Places", "forget", "join", "known", "names", "places", "query", "saved_settings", "start", "stop"]
 
@@ -238,6 +238,8 @@ def query(
 
 
 def _not_running(name: str) -> UserError:
+    if os.geteuid() != 0 and DEFAULT_RUN.joinpath(f"{name}.ctl").exists():
+        return UserError(f"you have no node {name} that runs, but root has one", "try again with sudo")
     return UserError(f"the node {name} is not running", f"start it with `tsns up {name}`, or see `tsns ls`")
 
 

@@ -6,9 +6,10 @@ import asyncio
 import logging
 import os
 import ssl
+from dataclasses import replace
 from typing import Final, NoReturn
 
-from tsns.netns import linux
+from tsns.netns import confinement, linux
 from tsns.node import netmap_cache, warm
 from tsns.node.engine import Engine, Given
 from tsns.proto.types import MapResponse
@@ -28,7 +29,9 @@ def live(given: Given, cache_fd: int, parent: int) -> NoReturn:
         warm.load()
         engines.choose(given.config.data_plane)
         tls = warm.tls(given.config.tls_roots)
-        linux.drop_all_rights(UID_BASE + parent, parent)
+        confinement.confine(UID_BASE + parent, parent)
+        if os.getuid() == 0:  # in a user namespace of our own, which knows its owner as 0 and nobody else
+            given = replace(given, config=given.config._replace(owner_uid=0))
         warm.watch_imports()
         node_key = given.identity.node_key
         asyncio.run(_work(given, tls, netmap_cache.read(cache_fd, node_key.public if node_key else None)))

@@ -22,18 +22,20 @@ from typing import Final, NoReturn
 
 from tsns import state
 from tsns.config import NodeConfig
+from tsns.control.dial import Server
 from tsns.error import UserError
-from tsns.netns import linux, namespace, netlink, routes, tun
+from tsns.netns import anchor, linux, namespace, netlink, routes, tun, user_namespace
 from tsns.netns.underlay import add_udp_sockets
 from tsns.node import engine_life, leftovers, messages
 from tsns.node.clients import Client, Clients, listening_socket
 from tsns.node.engine import Given
 from tsns.node.engine_process import EngineProcess
-from tsns.node.files import NodeFiles, belongs_elsewhere, settings
+from tsns.node.files import NodeFiles, refused_change, settings
 from tsns.node.logfile import LogFile, LogPipe
 from tsns.node.messages import Message
 from tsns.node.places import NodePlaces, Places
 from tsns.node.watch import Watch
+from tsns.proto.text import one_line
 from tsns.state import Identity
 
 RESTART_FIRST_S: Final = 0.02
@@ -44,7 +46,8 @@ SCAN_FIRST_S: Final = 0.05
 SCAN_MAX_S: Final = 2.0
 NOTE_TIME_EVERY_S: Final = 3600.0
 MAX_LISTED: Final = 200  # processes inside
-MAX_TEXT: Final = 2000  # of what the engine wants a person to read
+MAX_TEXT: Final = 2000  # characters of what the engine wants a person to read
+MAX_NAME: Final = 253  # characters of what it calls itself
 LOG_FORMAT: Final = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
 
 _OTHER_VERSION: Final = "stop it with `tsns down`, then start it with this version"
@@ -105,13 +108,14 @@ class Keeper:
         except UserError as error:
             self._fail(error.message, error.hint)
         except OSError as error:
-            self._fail(f"the node cannot be made: {error}", "tsns needs root with CAP_NET_ADMIN and CAP_SYS_ADMIN")
+            refusal = user_namespace.refusal(error)
+            self._fail(refusal.message, refusal.hint)
         finally:
             self._end()
 
     def _make_namespace(self) -> None:
         began = time.monotonic()
-        self._namespace = namespace.make(self._places.namespace)
+        self._namespace = anchor.make(self._places.namespace, map_root=self._config.map_root)
         self._inside = namespace.identity(self._namespace.namespace)
         log.info("namespace %s made in %.0f ms", self._places.namespace, 1000 * (time.monotonic() - began))
         self._give_tun()
@@ -161,9 +165,9 @@ class Keeper:
         except (KeyError, TypeError, ValueError):
             self._clients.reply(client, {"error": "the node runs with another version of tsns", "hint": _OTHER_VERSION})
             return
-        if config.login_server != self._config.login_server:
-            error = belongs_elsewhere(config.name, self._config.login_server)
-            self._clients.reply(client, {"error": error.message, "hint": error.hint})
+        refusal = refused_change(self._config, config)
+        if refusal is not None:
+            self._clients.reply(client, {"error": refusal.message, "hint": refusal.hint})
             return
         if settings(config) != settings(self._config):
             self._change(config)
@@ -236,7 +240,13 @@ class Keeper:
     def _inside_now(self) -> Message:
         pids = namespace.inside(self._inside) if self._namespace is not None else []
         processes = [{"kind": "process", "id": str(pid), "name": _command_name(pid)} for pid in pids[:MAX_LISTED]]
-        return {"netns": str(self._places.namespace), "processes": processes}
+        return {"netns": self._named_namespace(), "processes": processes}
+
+    def _named_namespace(self) -> str:
+        """A path of the namespace: its name in the file system, or where there is none, our descriptor of it."""
+        if os.geteuid() == 0 or self._namespace is None:
+            return str(self._places.namespace)
+        return f"/proc/{os.getpid()}/fd/{self._namespace.namespace}"
 
     # --- the engine
 
@@ -274,15 +284,17 @@ class Keeper:
         """The engine's words. Nothing here believes them further than it has checked."""
         match message:
             case {"say": "progress", "text": str(text)}:
-                self._tell_waiting({"progress": text[:MAX_TEXT]})
+                self._tell_waiting({"progress": one_line(text, MAX_TEXT)})
             case {"say": "login", "url": str(url)}:
-                self._tell_waiting({"login": url[:MAX_TEXT]})
-            case {"say": "ready", "dns_name": str(dns_name), "addresses": list(addresses)}:
-                known = [str(address)[:MAX_TEXT] for address in addresses[: routes.MAX_ADDRESSES]]
-                self._known_as = {"dns_name": dns_name[:MAX_TEXT], "addresses": known}
+                self._tell_waiting({"login": one_line(url, MAX_TEXT)})
+            case {"say": "ready", "dns_name": str(dns_name), "addresses": list(addresses)} if (
+                self._namespace is not None
+            ):
+                known = [one_line(str(address), MAX_NAME) for address in addresses[: routes.MAX_ADDRESSES]]
+                self._known_as = {"dns_name": one_line(dns_name, MAX_NAME), "addresses": known}
                 self._on_ready()
             case {"say": "failed", "error": str(error), "hint": str(hint)}:
-                self._fail(error[:MAX_TEXT], hint[:MAX_TEXT])
+                self._fail(one_line(error, MAX_TEXT), one_line(hint, MAX_TEXT))
             case {"ask": "network", "addresses": list(addresses)}:
                 error = self._set_network([str(item) for item in addresses])
                 self._engine.tell({"done": "network", "error": error})
@@ -293,7 +305,7 @@ class Keeper:
             case {"ask": "inside"}:
                 self._engine.tell({"done": "inside", "error": "", **self._inside_now()})
             case {"ask": "save", "identity": str(text)}:
-                self._engine.tell({"done": "save", "error": self._save_identity(text.encode())})
+                self._engine.tell({"done": "save", "error": self._save_identity(text)})
             case _:
                 log.warning("the engine said something unknown")
 
@@ -319,11 +331,14 @@ class Keeper:
         )
         self._watch.at("restart", time.monotonic() + self._restart_delay_s, self._start_engine)
 
-    def _save_identity(self, data: bytes) -> str:
+    def _save_identity(self, text: str) -> str:
+        assert self._identity is not None  # loaded before the first engine
         try:
-            self._identity = Identity.load(data)  # which the next engine gets, whatever the disk does
-            self._files.save_identity(data)
+            new = Identity.load(text.encode())
+            self._identity = self._identity.succeeded_by(new, str(Server.parse(self._config.login_server)))
+            self._files.save_identity(self._identity.dump())  # the next engine gets it, whatever the disk does
         except (OSError, ValueError, UserError) as error:
+            log.warning("the identity is not saved: %s", error)
             return str(error)  # the engine says it, in status and log
         return ""
 
@@ -342,8 +357,9 @@ class Keeper:
         try:
             routes.apply(self._namespace.namespace, routes.check(addresses))
         except (ValueError, OSError) as error:
-            log.warning("addresses refused: %s", error)
-            return str(error)
+            reason = one_line(str(error), MAX_TEXT)
+            log.warning("addresses refused: %s", reason)
+            return reason
         log.info("addresses set: %s", " ".join(addresses))
         return ""
 

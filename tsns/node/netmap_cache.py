@@ -7,6 +7,7 @@ one, since writing takes time from packets.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
 import time
@@ -82,10 +83,11 @@ class NetmapCache:
 
 
 def _in_memory(data: bytes) -> int:
-    """A file of memory with this content."""
-    fd = os.memfd_create("netmap", os.MFD_CLOEXEC)
+    """A file of memory with this content, which nobody can change any more."""
+    fd = os.memfd_create("netmap", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with open(fd, "wb", closefd=False) as file:
         file.write(data)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
     return fd
 
 

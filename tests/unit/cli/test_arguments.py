@@ -134,7 +134,6 @@ def test_up_takes_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         raise UserError("far enough", "-")
 
     monkeypatch.setattr(settings, "node_config", stop)
-    monkeypatch.setattr(enter, "need_root", lambda *_: None)
     line = "web --login-server=https://a --authkey - --shields-up=true --no-accept-dns --ephemeral --timeout 3 -q"
     with pytest.raises(UserError, match="far enough"):
         app.main(["up", *line.split()])
