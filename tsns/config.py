@@ -17,6 +17,7 @@ SECRETS: Final = (
     "https_proxy",
     "http_proxy",
 )  # the settings that are never printed, logged or kept on disk
+LISTS: Final = ("advertise_tags", "advertise_routes")
 _TYPES: Final = {"str": (str,), "bool": (bool,), "int": (int,), "float": (float, int)}  # of JSON, by annotation
 
 
@@ -53,6 +54,12 @@ class NodeConfig:
     advertise_tags: tuple[str, ...] = ()
     accept_dns: bool = True
     shields_up: bool = False
+    accept_routes: bool = False  # to the subnets behind peers
+    exit_node: str = ""  # the peer by which everything else goes, as a person names it; `auto:any`: the best one
+    exit_node_allow_lan_access: bool = False
+    with_internet: bool = False  # whether the host's network can be reached from inside, too
+    advertise_routes: tuple[str, ...] = ()
+    advertise_exit_node: bool = False
     accept_unverified_peers: bool = False
     direct: bool = True  # whether direct paths are looked for, which tell peers our addresses
     port: int = 0  # of the UDP sockets on the host; 0: any
@@ -74,15 +81,18 @@ class NodeConfig:
     def from_message(cls, message: dict[str, Any]) -> NodeConfig:
         """What `to_message` made; TypeError or ValueError for anything else."""
         values = dict(message)
-        tags = tuple(_text(tag) for tag in values.pop("advertise_tags", ()))
+        for name in LISTS:
+            values[name] = tuple(_text(item) for item in values.get(name, ()))
         for name in SECRETS:
             values[name] = Secret(_text(text)) if (text := values.get(name)) else None
         for known in fields(cls):
-            if known.name in values and type(values[known.name]) not in _TYPES.get(
-                str(known.type), (Secret, type(None))
+            if (
+                known.name in values
+                and known.name not in LISTS
+                and type(values[known.name]) not in _TYPES.get(str(known.type), (Secret, type(None)))
             ):
                 raise TypeError(known.name)
-        return cls(**values, advertise_tags=tags)
+        return cls(**values)
 
 
 def _text(value: object) -> str:

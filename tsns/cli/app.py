@@ -28,6 +28,7 @@ app = typer.Typer(
 for _name, _function in (
     ("run", nodes.run),
     ("up", nodes.up),
+    ("set", nodes.change),
     ("down", nodes.down),
     ("rm", nodes.remove),
     ("exec", nodes.execute),

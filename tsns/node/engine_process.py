@@ -40,6 +40,7 @@ class EngineProcess:
     def start(self, body: Callable[[socket.socket, int], NoReturn]) -> None:
         """Fork a child that is `body(channel, our pid)` for the rest of its life."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * messages.MAX_ENGINE_MESSAGE_BYTES)
         parent = os.getpid()
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # our handlers must not run in the child
         pid = os.fork()
@@ -59,7 +60,7 @@ class EngineProcess:
         """Send to it; a child that just died says so by its end."""
         if self._channel is not None:
             with contextlib.suppress(OSError):
-                messages.send(self._channel, message, fds)
+                messages.send(self._channel, message, fds, messages.MAX_ENGINE_MESSAGE_BYTES)
 
     def stop(self, *, logout: bool) -> None:
         """Let it say goodbye, then see that it is gone."""
@@ -84,7 +85,7 @@ class EngineProcess:
     def _read(self) -> None:
         assert self._channel is not None  # watched
         try:
-            message, fds = messages.receive(self._channel)
+            message, fds = messages.receive(self._channel, messages.MAX_ENGINE_MESSAGE_BYTES)
         except (EOFError, OSError, ValueError):
             self._watch.forget(self._channel.fileno())
             os.kill(self.pid, signal.SIGKILL)  # it hung up, or talks nonsense

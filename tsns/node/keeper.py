@@ -31,6 +31,7 @@ from tsns.node.clients import Client, Clients, listening_socket
 from tsns.node.engine import Given
 from tsns.node.engine_process import EngineProcess
 from tsns.node.files import NodeFiles, belongs_elsewhere, settings
+from tsns.node.live_settings import LiveChanges, changed, difference
 from tsns.node.logfile import LogFile, LogPipe
 from tsns.node.messages import Message
 from tsns.node.places import NodePlaces, Places
@@ -74,6 +75,13 @@ class Keeper:
         self._was_ready = False
         self._latest: Message = {"progress": "starting"}
         self._udp: list[socket.socket] = []  # which outlive the engine, too: peers go on sending to their port
+        self._changes = LiveChanges(
+            tell_engine=self._engine.tell,
+            adopt=lambda wanted: self._adopt(changed(self._config, wanted)),
+            reply=self._clients.reply,
+            done=self._await_ready,
+        )
+        self._search: list[str] = []
         self._identity: Identity | None = None
         self._known_as: Message = {}  # the node's name and addresses
         self._ending = False
@@ -114,6 +122,8 @@ class Keeper:
         began = time.monotonic()
         self._namespace = namespace.make(self._places.namespace)
         self._inside = namespace.identity(self._namespace.namespace)
+        if self._config.exit_node:
+            routes.hold(self._namespace.namespace, exit_node=True)
         log.info("namespace %s made in %.0f ms", self._places.namespace, 1000 * (time.monotonic() - began))
         self._give_tun()
 
@@ -144,6 +154,8 @@ class Keeper:
         match message.get("ask"):
             case "run":
                 self._on_run(client, message)
+            case "set":
+                self._on_set(client, message)
             case "join":
                 self._await_ready(client)
             case "entered":
@@ -166,17 +178,47 @@ class Keeper:
             error = belongs_elsewhere(config.name, self._config.login_server)
             self._clients.reply(client, {"error": error.message, "hint": error.hint})
             return
-        if settings(config) != settings(self._config):
-            self._change(config)
-        self._await_ready(client)
+        self._change(client, config)
 
-    def _change(self, config: NodeConfig) -> None:
-        """Other settings: the engine starts anew with them. The TUN stays, so flows see a pause and no end."""
-        log.info("the settings have changed: starting the engine anew")
+    def _on_set(self, client: Client, message: Message) -> None:
+        try:
+            wanted = dict(message["settings"])
+            if not wanted.keys() <= settings(self._config).keys() - {"name", "login_server"}:
+                raise ValueError
+            config = changed(self._config, wanted)
+        except (KeyError, TypeError, ValueError):
+            self._clients.reply(client, {"error": "the node runs with another version of tsns", "hint": _OTHER_VERSION})
+            return
+        self._change(client, config)
+
+    def _change(self, client: Client, config: NodeConfig) -> None:
+        """Other settings: the engine takes them over as it is, or where it cannot another one starts with them."""
+        if settings(config) == settings(self._config):
+            self._await_ready(client)
+            return
+        live = difference(self._config, config)
+        if self._ready and settings(changed(self._config, live)) == settings(config):
+            self._changes.ask(client, live)
+        else:
+            self._begin_anew(config)
+            self._await_ready(client)
+
+    def _adopt(self, config: NodeConfig) -> None:
+        """Have namespace and files as other settings want them."""
+        log.info("the settings have changed")
+        before, self._config = self._config, config
+        self._files.save_settings(config)
+        if config.accept_dns != before.accept_dns:
+            self._change_search(self._search)
+        if config.exit_node != before.exit_node and self._namespace is not None:
+            routes.hold(self._namespace.namespace, exit_node=bool(config.exit_node))
+
+    def _begin_anew(self, config: NodeConfig) -> None:
+        """The engine starts anew with other settings. The TUN stays, so flows see a pause and no end."""
+        log.info("starting the engine anew")
         if config.port != self._config.port:
             self._close_udp()
-        self._config = config
-        self._files.save_settings(config)
+        self._adopt(config)
         self._ready = False
         self._latest = {"progress": "applying the new settings"}
         self._engine.stop(logout=False)
@@ -281,11 +323,15 @@ class Keeper:
             case {"say": "ready", "dns_name": str(dns_name), "addresses": list(addresses)}:
                 known = [str(address)[:MAX_TEXT] for address in addresses[: routes.MAX_ADDRESSES]]
                 self._known_as = {"dns_name": dns_name[:MAX_TEXT], "addresses": known}
-                self._on_ready()
+                self._on_ready(message.get("mistake"))
+            case {"say": "configured", "error": str(error), "hint": str(hint)}:
+                self._changes.configured(error[:MAX_TEXT], hint[:MAX_TEXT])
+            case {"say": "settled"}:
+                self._changes.settled()
             case {"say": "failed", "error": str(error), "hint": str(hint)}:
                 self._fail(error[:MAX_TEXT], hint[:MAX_TEXT])
-            case {"ask": "network", "addresses": list(addresses)}:
-                error = self._set_network([str(item) for item in addresses])
+            case {"ask": "network", "addresses": list(addresses), "routes": list(led)}:
+                error = self._set_network([str(item) for item in addresses], [str(item) for item in led])
                 self._engine.tell({"done": "network", "error": error})
             case {"ask": "dns", "search": list(search)}:
                 self._change_search([str(domain) for domain in search])
@@ -298,7 +344,11 @@ class Keeper:
             case _:
                 log.warning("the engine said something unknown")
 
-    def _on_ready(self) -> None:
+    def _on_ready(self, mistake: object) -> None:
+        match mistake:
+            case [str(error), str(hint)] if not self._was_ready:
+                self._fail(error[:MAX_TEXT], hint[:MAX_TEXT])
+                return
         self._ready = self._was_ready = True
         self._config = replace(self._config, auth_key=None)  # it has done its work
         log.info("ready")
@@ -311,6 +361,7 @@ class Keeper:
         log.error("the engine ended unbidden (%s) after %.1f s", how, lived_s)
         self._note_time()
         self._ready = False
+        self._changes.engine_ended(how)
         self._failures = 1 if lived_s > STEADY_AFTER_S else self._failures + 1
         if not self._was_ready and self._failures >= MAX_FIRST_FAILURES:
             self._fail("the node's engine failed at its start", f"see its log: {self._files.home / 'log'}")
@@ -335,17 +386,20 @@ class Keeper:
             log.warning("resolv.conf stays as it is: %s", error)
 
     def _set_search(self, search: list[str]) -> None:
+        self._search = search
         self._files.write_resolv(search, magic_dns=self._config.accept_dns)
 
-    def _set_network(self, addresses: list[str]) -> str:
+    def _set_network(self, addresses: list[str], led: list[str]) -> str:
         if self._namespace is None:
             return "there is no namespace yet"
+        exit_node = bool(self._config.exit_node)
         try:
-            routes.apply(self._namespace.namespace, routes.check(addresses))
+            own, led_in = routes.check(addresses, led, accepts_routes=self._config.accept_routes, exit_node=exit_node)
+            routes.apply(self._namespace.namespace, own, led_in, exit_node=exit_node)
         except (ValueError, OSError) as error:
-            log.warning("addresses refused: %s", error)
+            log.warning("addresses or routes refused: %s", error)
             return str(error)
-        log.info("addresses set: %s", " ".join(addresses))
+        log.info("addresses set: %s; routes: %d", " ".join(addresses), len(led))
         return ""
 
 

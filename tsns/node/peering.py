@@ -1,13 +1,13 @@
 """What of the netmap becomes WireGuard peers (ring 1).
 
-Source: the rules of net/routemanager in Tailscale's module: a peer's own addresses always, other prefixes only when the person asked for
-them, and nothing for a peer that cannot or must not be talked to.
+Source: the rules of net/routemanager in Tailscale's module (see `offers`): a peer's own addresses always, other prefixes only when the person
+asked for them, and nothing for a peer that cannot or must not be talked to.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 import msgspec
@@ -15,6 +15,7 @@ import msgspec
 from tsns.control.netmap import NetMap, NetMapChange
 from tsns.control.nodes import prefixes
 from tsns.keys import DiscoPublic, NodePublic
+from tsns.node.offers import Subnets, in_tailnet, offer_of, reachable
 from tsns.paths.peer_paths import Reach
 from tsns.proto.addresses import Prefix, pack
 from tsns.proto.types import Node
@@ -38,13 +39,18 @@ class Peering:
         self._own_id: int | None = None  # by which control knows us
         self._expired: set[NodePublic] = set()
         self._jailed: set[NodePublic] = set()  # they may not open connections to us
+        self._subnets = Subnets()
+        self._accepts_subnets = False
+        self._exit = 0  # the id of the exit node
 
     def apply(self, netmap: NetMap, change: NetMapChange, wall_now: float) -> list[NodePublic]:
         """Follow one difference; returns the peers whose processes are others now, with whom there should be new keys."""
         begun_anew = self._parted(netmap.self_node)
         if self._suspended:
             return []
+        concerned: set[int] = set()  # by what others offer
         for node in change.removed:
+            concerned.update(self._subnets.set(node.id, (), usable=False))
             self._remove(node)
         for old, new in change.changed:
             if old.key != new.key:
@@ -52,11 +58,36 @@ class Peering:
             elif old.disco_key != new.disco_key and (key := node_key(new)):
                 begun_anew.append(key)
             if _concerns_packets(old, new):
-                self._set(netmap, new, wall_now)
+                concerned.update(self._set(netmap, new, wall_now))
         for node in change.added:
-            self._set(netmap, node, wall_now)
+            concerned.update(self._set(netmap, node, wall_now))
+        self._set_again(netmap, concerned, wall_now)
         self._router.set_jailed(self._jailed)
         return begun_anew
+
+    def use(self, netmap: NetMap, *, subnets: bool, exit_node: int, wall_now: float) -> None:
+        """Go by subnets of peers or not, and by this exit node (0: none); what does not concern a peer leaves it alone."""
+        concerned = {self._exit, exit_node} if exit_node != self._exit else set()
+        if subnets != self._accepts_subnets:
+            concerned.update(self._subnets.offering())
+        self._accepts_subnets, self._exit = subnets, exit_node
+        if not self._suspended:
+            self._set_again(netmap, concerned, wall_now)
+
+    def routes(self, netmap: NetMap) -> list[Prefix]:
+        """What besides the tailnet's own ranges leads into the tunnel, whether somebody carries it at the moment or not."""
+        found = [prefix for prefix in self._subnets if not in_tailnet(prefix)] if self._accepts_subnets else []
+        exit_node = netmap.peers.get(self._exit)
+        return found + list(offer_of(exit_node).everything if exit_node else ())
+
+    def subnets_of(self, node: Node) -> tuple[Prefix, ...]:
+        """The subnets that are reached by this peer."""
+        return self._subnets.of(node.id) if self._accepts_subnets else ()
+
+    def _set_again(self, netmap: NetMap, numbers: Iterable[int], wall_now: float) -> None:
+        for number in sorted(numbers):
+            if (node := netmap.peers.get(number)) is not None:
+                self._set(netmap, node, wall_now)
 
     def _parted(self, itself: Node | None) -> list[NodePublic]:
         """All peers, where control has deleted us and let us in again: they have parted with us meanwhile, and with our sessions."""
@@ -75,19 +106,24 @@ class Peering:
     def resume(self, netmap: NetMap, wall_now: float) -> None:
         """All peers as the netmap has them by now."""
         self._suspended = False
+        self._subnets = Subnets()  # whatever was told meanwhile
+        concerned: set[int] = set()
         for node in netmap.peers.values():
-            self._set(netmap, node, wall_now)
+            concerned.update(self._set(netmap, node, wall_now))
+        self._set_again(netmap, concerned, wall_now)
         self._router.set_jailed(self._jailed)
 
     def recheck(self, netmap: NetMap, wall_now: float) -> None:
         """Part with the peers whose keys have run out since."""
         if self._suspended:
             return
+        concerned: set[int] = set()
         for node in netmap.peers.values():
             key = node_key(node)
             if key and key not in self._expired and netmap.expired(node, wall_now):
                 log.info("the key of %s has expired", node.name)
-                self._set(netmap, node, wall_now)
+                concerned.update(self._set(netmap, node, wall_now))
+        self._set_again(netmap, concerned, wall_now)
 
     @staticmethod
     def next_check_s(netmap: NetMap, wall_now: float) -> float:
@@ -95,12 +131,17 @@ class Peering:
         due = netmap.next_expiry(wall_now)
         return min(max((due or wall_now + EXPIRY_CHECK_MAX_S) - wall_now, EXPIRY_CHECK_MIN_S), EXPIRY_CHECK_MAX_S)
 
-    def _set(self, netmap: NetMap, node: Node, wall_now: float) -> None:
+    def _set(self, netmap: NetMap, node: Node, wall_now: float) -> Collection[int]:
+        """Have a peer as the netmap says; returns the ids of others who get or lose a subnet by that."""
         key = node_key(node)
         if key is None:
-            return
+            return ()
+        offer = offer_of(node)
         expired = netmap.expired(node, wall_now)
-        allowed = [] if expired else allowed_prefixes(node)
+        usable = not expired and reachable(node)
+        concerned = self._subnets.set(node.id, offer.subnets, usable=usable)
+        everything = offer.everything if node.id == self._exit else ()
+        allowed = (*offer.own, *self.subnets_of(node), *everything) if usable else ()
         if not allowed:
             self._remove(node)
         else:
@@ -108,6 +149,7 @@ class Peering:
             self._router.paths.set_peer(key, reach(node), self._clock())
             (self._jailed.add if node.is_jailed else self._jailed.discard)(key)
         (self._expired.add if expired else self._expired.discard)(key)
+        return concerned
 
     def _remove(self, node: Node) -> None:
         key = node_key(node)
@@ -124,15 +166,6 @@ def node_key(node: Node) -> NodePublic | None:
         return NodePublic.parse_optional(node.key)
     except ValueError:
         return None
-
-
-def allowed_prefixes(node: Node) -> list[Prefix]:
-    """The prefixes that may be sent to this peer and come from it; none where it cannot be talked to."""
-    if not _reachable(node):
-        return []
-    own = set(node.addresses or ())
-    wanted = own if node.allowed_ips is None else [text for text in node.allowed_ips if text in own]
-    return list(prefixes(wanted))
 
 
 def name_of(netmap: NetMap | None, key: NodePublic) -> str:
@@ -170,11 +203,6 @@ def _concerns_packets(old: Node, new: Node) -> bool:
     """Whether more has changed than who is there, which is what changes most."""
     told = {"online": old.online, "last_seen": old.last_seen}
     return msgspec.structs.replace(new, **told) != old
-
-
-def _reachable(node: Node) -> bool:
-    """A node with neither a relay nor a key to find paths by, and which is no plain WireGuard peer, cannot be reached at all."""
-    return bool(node.home_derp or node.is_wireguard_only) or disco_key(node) is not None
 
 
 def disco_key(node: Node) -> DiscoPublic | None:

@@ -32,8 +32,23 @@ class Traffic(Protocol):
         """How packets to it go."""
 
 
+class Routes(Protocol):
+    """Where packets go beyond the addresses of peers."""
+
+    def of_peer(self, node: Node) -> dict[str, Any]:
+        """What a peer offers, and what of it is used."""
+
+    def status(self, netmap: NetMap | None) -> dict[str, Any] | None:
+        """The exit node; None where none is asked for."""
+
+
 def status(
-    name: str, condition: Condition, netmap: NetMap | None, traffic: Traffic, relays: Iterable[RegionStatus]
+    name: str,
+    condition: Condition,
+    netmap: NetMap | None,
+    traffic: Traffic,
+    relays: Iterable[RegionStatus],
+    routes: Routes,
 ) -> dict[str, Any]:
     """The whole answer of GET /tsns/v1/status."""
     health = list(condition.warnings.values())
@@ -45,6 +60,7 @@ def status(
         "health": health,
         "self": None,
         "peers": [],
+        "exit_node": routes.status(netmap),
         "tailnet": "",
         "home_region": _region_name(netmap, condition.home),
         "relays": [_relay(relay) for relay in relays],
@@ -55,7 +71,9 @@ def status(
     answer["self"] = _self(netmap.self_node)
     answer["tailnet"] = netmap.domain or ""
     wall_now = time.time()
-    answer["peers"] = [_peer(netmap, node, traffic, wall_now) for node in _sorted(netmap.peers)]
+    answer["peers"] = [
+        {**_peer(netmap, node, traffic, wall_now), **routes.of_peer(node)} for node in _sorted(netmap.peers)
+    ]
     return answer
 
 

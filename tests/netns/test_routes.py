@@ -1,0 +1,143 @@
+"""Subnets behind peers and exit nodes: reached by the tunnel where a person has accepted them, and by no other way whatever dies."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import pytest
+
+from tests.interop.rig.internet import wait_for
+from tests.netns.nodes import Tsns
+from tests.netns.steered_lab import SteeredLab
+
+pytestmark = pytest.mark.netns
+
+SUBNETS: Final = ("10.55.0.0/24", "fd55:1::/64")
+BEHIND: Final = ("10.55.0.1", "fd55:1::1")  # addresses in them, which a router has itself
+WORLD: Final = ("198.51.100.7", "2001:db8:7::7")
+EVERYTHING: Final = ("0.0.0.0/0", "::/0")
+HEALTHY_S: Final = 10.0
+
+ECHO: Final = """
+import socket
+listener = socket.create_server(("::", 7), family=socket.AF_INET6, dualstack_ipv6=True)
+print("serves", flush=True)
+while True:
+    connection, peer = listener.accept()
+    name = peer[0].removeprefix("::ffff:").encode()
+    import threading
+    def answer(connection=connection, name=name):
+        while connection.recv(100):
+            connection.sendall(name)
+    threading.Thread(target=answer, daemon=True).start()
+"""
+# Talks all the time, and tells the longest silence when its input ends.
+TALK: Final = """
+import select, socket, sys, time
+connection = socket.create_connection((sys.argv[1], 7), timeout=5)
+print("talks", flush=True)
+longest = 0.0
+while not select.select([sys.stdin], [], [], 0.02)[0]:
+    began = time.monotonic()
+    connection.sendall(b"x")
+    if not connection.recv(100):
+        sys.exit("ended")
+    longest = max(longest, time.monotonic() - began)
+print(longest)
+"""
+
+
+def offer(steered: SteeredLab, name: str, *routes: str, **more: Any) -> None:
+    """An administrator approves what a node may carry."""
+
+    def change(lab: Any) -> None:
+        lab.tailnet.change(lab.tailnet.find(name), routes=routes, **more)
+
+    steered.do(change)
+
+
+def router(tsns: Tsns, name: str, *addresses: str) -> None:
+    """A node that carries packets to these addresses, which it has itself."""
+    tsns.up(name, f"--advertise-routes={','.join(SUBNETS)}", "--advertise-exit-node")
+    script = " && ".join(f"ip address add {address} dev lo" for address in addresses)
+    done = tsns("exec", "--keep-caps", name, "--", "sh", "-c", script)
+    assert done.returncode == 0, done.stderr
+
+
+@contextmanager
+def echoing(tsns: Tsns, name: str) -> Iterator[None]:
+    with tsns.popen("exec", name, "--", sys.executable, "-c", ECHO) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "serves\n"
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.communicate()
+
+
+@contextmanager
+def talking(tsns: Tsns, name: str, address: str) -> Iterator[Callable[[], float]]:
+    """A connection that is used all the time; calling what is yielded ends it, and gives its longest silence in seconds."""
+    words = tsns.command("exec", name, "--", sys.executable, "-c", TALK, address)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=tsns.environ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "talks\n"
+
+        def end() -> float:
+            out, err = process.communicate("", timeout=20)
+            assert process.returncode == 0, err
+            return float(out)
+
+        try:
+            yield end
+        finally:
+            process.kill()
+
+
+def hostname_at_control(steered: SteeredLab, name: str) -> str:
+    return str(steered.do(lambda lab: lab.tailnet.find(name).hostinfo["Hostname"]))
+
+
+def answers(tsns: Tsns, name: str, address: str) -> bool:
+    return tsns("exec", name, "--", "ping", "-c1", "-W1", address).returncode == 0
+
+
+def status_of(tsns: Tsns, name: str, peer: str) -> dict[str, Any]:
+    peers = tsns.json("status", name)["peers"]
+    return next(found for found in peers if found["name"] == peer)
+
+
+def is_unreachable(tsns: Tsns, name: str, address: str) -> bool:
+    """Whether the kernel itself says so, at once."""
+    code = f"import socket; socket.create_connection(({address!r}, 7), timeout=5)"
+    done = tsns("exec", name, "--", sys.executable, "-c", code)
+    return "No route to host" in done.stderr or "Network is unreachable" in done.stderr
+
+
+def test_subnets_are_reached_where_they_are_accepted(steered_tsns: Tsns, steered: SteeredLab) -> None:
+    tsns = steered_tsns
+    router(tsns, "gw", *BEHIND)
+    offer(steered, "gw", *SUBNETS)
+    tsns.up("web")
+    tsns.up("open", "--accept-routes")
+    assert all(answers(tsns, "open", address) for address in BEHIND)
+    assert all(is_unreachable(tsns, "web", address) for address in BEHIND)
+    assert status_of(tsns, "open", "gw")["accepted_routes"] == list(SUBNETS)
+    assert status_of(tsns, "web", "gw")["accepted_routes"] == []
+
+    with echoing(tsns, "gw"), talking(tsns, "web", tsns.json("ip", "gw")["addresses"][0]) as end:
+        engine = tsns.json("status", "web")["pid"]
+        done = tsns("set", "web", "--accept-routes")
+        assert done.returncode == 0, done.stderr
+        assert all(answers(tsns, "web", address) for address in BEHIND)
+        assert tsns("set", "web", "--no-accept-routes", "--hostname", "renamed").returncode == 0
+        assert all(is_unreachable(tsns, "web", address) for address in BEHIND)
+        assert tsns.json("status", "web")["pid"] == engine, "the same engine"
+        assert end() < 1.0, "a flow to a peer went on"
+    wait_for(lambda: hostname_at_control(steered, "web") == "renamed", "control knows the new name", HEALTHY_S)
