@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -141,3 +142,84 @@ def test_subnets_are_reached_where_they_are_accepted(steered_tsns: Tsns, steered
         assert tsns.json("status", "web")["pid"] == engine, "the same engine"
         assert end() < 1.0, "a flow to a peer went on"
     wait_for(lambda: hostname_at_control(steered, "web") == "renamed", "control knows the new name", HEALTHY_S)
+
+
+def test_a_subnet_moves_to_another_router(steered_tsns: Tsns, steered: SteeredLab) -> None:
+    tsns = steered_tsns
+    for name in ("first", "second"):
+        router(tsns, name, *BEHIND)
+    tsns.up("other")
+    offer(steered, "first", *SUBNETS)
+    tsns.up("web", "--accept-routes")
+    assert all(answers(tsns, "web", address) for address in BEHIND)
+    with echoing(tsns, "other"), talking(tsns, "web", "other") as end:
+        offer(steered, "first")
+        offer(steered, "second", *SUBNETS)
+        wait_for(lambda: status_of(tsns, "web", "second")["accepted_routes"], "the subnet has moved", HEALTHY_S)
+        assert all(answers(tsns, "web", address) for address in BEHIND)
+        offer(steered, "second")
+        wait_for(lambda: is_unreachable(tsns, "web", BEHIND[0]), "nobody offers it any more", HEALTHY_S)
+        assert end() < 0.5, "a flow to another peer does not notice"
+
+
+def test_everything_goes_by_the_exit_node_and_by_nothing_else(steered_tsns: Tsns, steered: SteeredLab) -> None:
+    tsns = steered_tsns
+    for name in ("out", "spare"):
+        router(tsns, name, *WORLD)
+        offer(steered, name, *EVERYTHING)
+    tsns.up("plain")
+    wrong = tsns("up", "web", *tsns.lab.login, "--exit-node", "plain")
+    assert wrong.returncode == 1
+    assert "plain.lab.test offers no exit node" in wrong.stderr
+    tsns.up("web", "--exit-node", "out")
+    assert all(answers(tsns, "web", address) for address in WORLD)
+    assert all(is_unreachable(tsns, "plain", address) for address in WORLD)
+    assert tsns.json("status", "web")["exit_node"] == {
+        "wanted": "out", "name": "out.lab.test", "online": True, "allow_lan_access": False
+    }  # fmt: skip
+    listed = tsns.json("exit-node", "list", "web")["exit_nodes"]
+    assert {node["name"]: node["selected"] for node in listed} == {"out": True, "spare": False}
+
+    with echoing(tsns, "plain"), talking(tsns, "web", "plain") as end:
+        wrong = tsns("set", "web", "--exit-node", "nobody")
+        assert wrong.returncode == 1
+        assert "there is no peer 'nobody'" in wrong.stderr
+        assert tsns.json("status", "web")["exit_node"]["wanted"] == "out"
+        assert tsns("set", "web", "--exit-node", tsns.json("ip", "spare")["addresses"][0]).returncode == 0
+        assert status_of(tsns, "web", "spare")["exit_node"]
+        assert answers(tsns, "web", WORLD[0])
+        assert end() < 0.5, "a flow to a peer does not notice"
+
+    offer(steered, "spare")  # not any more
+    wait_for(lambda: is_unreachable(tsns, "web", WORLD[0]), "nothing goes out", HEALTHY_S)
+    assert any("offers no exit node" in text for text in tsns.json("status", "web")["health"])
+    assert tsns("set", "web", "--exit-node=").returncode == 0
+    assert tsns.json("status", "web")["health"] == []
+    assert all(is_unreachable(tsns, "web", address) for address in WORLD)
+
+
+def test_the_best_exit_node_is_another_when_it_goes_offline(steered_tsns: Tsns, steered: SteeredLab) -> None:
+    tsns = steered_tsns
+    for name in ("out", "spare"):
+        router(tsns, name, *WORLD)
+        offer(steered, name, *EVERYTHING)
+    tsns.up("web", "--exit-node", "auto:any")
+    assert status_of(tsns, "web", "out")["exit_node"]
+    tsns("down", "out")
+    wait_for(lambda: status_of(tsns, "web", "spare")["exit_node"], "another one is chosen", HEALTHY_S)
+    assert answers(tsns, "web", WORLD[0])
+    tsns("down", "spare")
+    wait_for(lambda: is_unreachable(tsns, "web", WORLD[0]), "nothing goes out", HEALTHY_S)
+    assert any("no exit node is online" in text for text in tsns.json("status", "web")["health"])
+
+
+def test_a_thousand_subnets_are_there_at_once(steered_tsns: Tsns, steered: SteeredLab) -> None:
+    tsns = steered_tsns
+    router(tsns, "gw", "10.3.231.1")
+    assert tsns("set", "gw", "--advertise-routes", "10.0.0.0/14").returncode == 0
+    tsns.up("web", "--accept-routes")
+    began = time.monotonic()
+    offer(steered, "gw", *(f"10.{number >> 8}.{number & 255}.0/24" for number in range(1000)))
+    wait_for(lambda: len(status_of(tsns, "web", "gw")["accepted_routes"]) == 1000, "they are accepted", HEALTHY_S)
+    assert answers(tsns, "web", "10.3.231.1")
+    assert time.monotonic() - began < HEALTHY_S

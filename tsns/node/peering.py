@@ -20,6 +20,7 @@ from tsns.paths.peer_paths import Reach
 from tsns.proto.addresses import Prefix, pack
 from tsns.proto.types import Node
 from tsns.wg.device import Device
+from tsns.wg.masquerade import Masquerade
 from tsns.wg.router import Router
 
 EXPIRY_CHECK_MAX_S: Final = 60.0
@@ -61,6 +62,8 @@ class Peering:
                 concerned.update(self._set(netmap, new, wall_now))
         for node in change.added:
             concerned.update(self._set(netmap, node, wall_now))
+        if change.self_changed:
+            concerned.update(node.id for node in netmap.peers.values() if _masqueraded(node))
         self._set_again(netmap, concerned, wall_now)
         self._router.set_jailed(self._jailed)
         return begun_anew
@@ -146,6 +149,7 @@ class Peering:
             self._remove(node)
         else:
             self._device.set_peer(key, allowed)
+            self._device.set_masquerade(key, masquerade_of(netmap.self_node, node))
             self._router.paths.set_peer(key, reach(node), self._clock())
             (self._jailed.add if node.is_jailed else self._jailed.discard)(key)
         (self._expired.add if expired else self._expired.discard)(key)
@@ -166,6 +170,23 @@ def node_key(node: Node) -> NodePublic | None:
         return NodePublic.parse_optional(node.key)
     except ValueError:
         return None
+
+
+def _masqueraded(node: Node) -> bool:
+    return bool(node.self_node_v4_masq_addr_for_this_peer or node.self_node_v6_masq_addr_for_this_peer)
+
+
+def masquerade_of(itself: Node | None, node: Node) -> Masquerade | None:
+    """By which addresses a peer knows us; None where these are our own."""
+    if itself is None or not _masqueraded(node):
+        return None
+    worn = prefixes(
+        filter(None, (node.self_node_v4_masq_addr_for_this_peer, node.self_node_v6_masq_addr_for_this_peer))
+    )
+    own: dict[int, bytes] = {}  # by length: of several addresses of one family the first is the node's
+    for prefix in prefixes(itself.addresses):
+        own.setdefault(len(prefix.network), prefix.network)
+    return Masquerade((own[len(mask.network)], mask.network) for mask in worn if len(mask.network) in own)
 
 
 def name_of(netmap: NetMap | None, key: NodePublic) -> str:

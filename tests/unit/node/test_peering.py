@@ -14,6 +14,7 @@ from tsns.proto.addresses import Prefix, pack
 from tsns.proto.types import MapResponse, Node, PeerChange
 from tsns.ways import DerpPath
 from tsns.wg.device import Device
+from tsns.wg.masquerade import Masquerade
 from tsns.wg.router import Router
 
 NOW = 1_800_000_000.0  # wall clock
@@ -280,3 +281,16 @@ def test_a_node_that_is_resumed_knows_what_was_offered_meanwhile(tailnet: Tailne
     assert tailnet.routes() == {"10.1.0.0/16"}, "as before"
     tailnet.peering.resume(tailnet.netmap, NOW)
     assert tailnet.routes() == {"10.3.0.0/16"}
+
+
+def test_a_peer_may_know_us_by_other_addresses(tailnet: Tailnet) -> None:
+    def worn() -> Masquerade | None:
+        return tailnet.device._peers[NodePublic.parse(key(2))].masquerade
+
+    assert worn() is None
+    tailnet.tell(MapResponse(peers_changed=[node(2, self_node_v4_masq_addr_for_this_peer="100.99.0.9")]))
+    assert worn() == Masquerade([(pack("100.64.0.1"), pack("100.99.0.9"))])
+    tailnet.tell(MapResponse(node=node(1, addresses=["100.64.0.77/32"])))
+    assert worn() == Masquerade([(pack("100.64.0.77"), pack("100.99.0.9"))])
+    tailnet.tell(MapResponse(peers_changed=[node(2, self_node_v6_masq_addr_for_this_peer="fd7a:115c:a1e0::9")]))
+    assert worn() is None, "we have no address of that family"
