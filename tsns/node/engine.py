@@ -518,8 +518,11 @@ class Engine:
         )
         peers = answer["peers"]
         inside = await self._keeper.ask("inside")
+        internet = inside.get("internet") or {}
         return {
             **answer,
+            "health": answer["health"] + list(filter(None, [internet.get("error")])),
+            "internet": {key: bool(internet.get(key)) for key in ("wanted", "up")},
             "netns": str(inside.get("netns", "")),
             "attached": inside.get("processes", []),
             "hostname": self._config.hostname or self._config.name,

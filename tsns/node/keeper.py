@@ -26,7 +26,7 @@ from tsns.config import NodeConfig
 from tsns.error import UserError
 from tsns.netns import linux, namespace, netlink, routes, tun
 from tsns.netns.underlay import add_udp_sockets
-from tsns.node import engine_life, leftovers, messages
+from tsns.node import engine_life, leftovers, messages, uplink
 from tsns.node.clients import Client, Clients, listening_socket
 from tsns.node.engine import Given
 from tsns.node.engine_process import EngineProcess
@@ -35,6 +35,7 @@ from tsns.node.live_settings import LiveChanges, changed, difference
 from tsns.node.logfile import LogFile, LogPipe
 from tsns.node.messages import Message
 from tsns.node.places import NodePlaces, Places
+from tsns.node.uplink import Uplink
 from tsns.node.watch import Watch
 from tsns.state import Identity
 
@@ -66,6 +67,7 @@ class Keeper:
         self._watch = Watch()
         self._clients = Clients(self._watch, self._on_request, self._scan_soon)
         self._engine = EngineProcess(self._watch, self._on_engine, self._on_engine_end)
+        self._uplink = Uplink(self._watch, self._answer_if_ready)
         self._namespace: namespace.Made | None = None
         self._commands = 0  # that went inside and have not ended
         self._scan_delay_s = SCAN_FIRST_S
@@ -100,12 +102,15 @@ class Keeper:
             self._clients.admit(first, waiting=True)
             self._clients.tell_waiting(self._latest)  # somebody is at work
             tun.check()
+            if self._config.with_internet:
+                uplink.check()
             self._identity = self._files.load_identity(self._config.login_server)
             self._files.write_nsswitch()
             self._set_search([])
             self._api = listening_socket(socket.SOCK_STREAM, self._places.api, self._config.owner_uid)
             self._clients.listen(self._places.control)
             self._start_engine()  # it talks to control while we make the namespace
+            self._adapt_uplink()
             netlink.load()
             self._make_namespace()
             self._files.save_settings(self._config)
@@ -124,6 +129,7 @@ class Keeper:
         self._inside = namespace.identity(self._namespace.namespace)
         if self._config.exit_node:
             routes.hold(self._namespace.namespace, exit_node=True)
+        self._uplink.set_namespace(self._namespace.namespace)
         log.info("namespace %s made in %.0f ms", self._places.namespace, 1000 * (time.monotonic() - began))
         self._give_tun()
 
@@ -140,6 +146,7 @@ class Keeper:
         self._places.control.unlink(missing_ok=True)  # no new clients; those in the backlog find nobody and start anew
         self._engine.stop(logout=self._logout or self._config.ephemeral)
         self._note_time()
+        self._uplink.close()
         self._log.drain()
         if self._namespace is not None:
             os.close(self._namespace.tun)
@@ -196,6 +203,12 @@ class Keeper:
         if settings(config) == settings(self._config):
             self._await_ready(client)
             return
+        if config.with_internet:
+            try:
+                uplink.check()
+            except UserError as error:
+                self._clients.reply(client, {"error": error.message, "hint": error.hint})
+                return
         live = difference(self._config, config)
         if self._ready and settings(changed(self._config, live)) == settings(config):
             self._changes.ask(client, live)
@@ -212,6 +225,12 @@ class Keeper:
             self._change_search(self._search)
         if config.exit_node != before.exit_node and self._namespace is not None:
             routes.hold(self._namespace.namespace, exit_node=bool(config.exit_node))
+        self._adapt_uplink()
+
+    def _adapt_uplink(self) -> None:
+        config, exit_node = self._config, bool(self._config.exit_node)
+        wanted = config.with_internet and (config.exit_node_allow_lan_access or not exit_node)
+        self._uplink.want(wanted=wanted, only_neighbours=exit_node)
 
     def _begin_anew(self, config: NodeConfig) -> None:
         """The engine starts anew with other settings. The TUN stays, so flows see a pause and no end."""
@@ -226,17 +245,18 @@ class Keeper:
 
     def _await_ready(self, client: Client) -> None:
         client.waiting = True
-        if self._ready:
-            self._answer_waiting()
-        else:
+        if not self._answer_if_ready():
             self._clients.reply(client, self._latest)
 
-    def _answer_waiting(self) -> None:
+    def _answer_if_ready(self) -> bool:
+        if not (self._ready and self._uplink.settled):
+            return False
         assert self._namespace is not None  # ready
         files = {"resolv": str(self._places.resolv), "nsswitch": str(self._places.nsswitch)}
         answer = {"ready": True, **files, **self._known_as}
         self._clients.tell_waiting(answer, [self._namespace.namespace])
         self._clients.served()
+        return True
 
     def _tell_waiting(self, message: Message) -> None:
         self._latest = message
@@ -279,7 +299,8 @@ class Keeper:
     def _inside_now(self) -> Message:
         pids = namespace.inside(self._inside) if self._namespace is not None else []
         processes = [{"kind": "process", "id": str(pid), "name": _command_name(pid)} for pid in pids[:MAX_LISTED]]
-        return {"netns": str(self._places.namespace), "processes": processes}
+        internet = {"wanted": self._config.with_internet, "up": self._uplink.is_up, "error": self._uplink.error}
+        return {"netns": str(self._places.namespace), "processes": processes, "internet": internet}
 
     # --- the engine
 
@@ -352,7 +373,7 @@ class Keeper:
         self._ready = self._was_ready = True
         self._config = replace(self._config, auth_key=None)  # it has done its work
         log.info("ready")
-        self._answer_waiting()
+        self._answer_if_ready()
 
     def _on_engine_end(self, status: int, lived_s: float) -> None:
         """A crash. The TUN stays ours: packets wait in it for the next engine, and the command notices a pause, not an error."""
@@ -395,6 +416,7 @@ class Keeper:
         exit_node = bool(self._config.exit_node)
         try:
             own, led_in = routes.check(addresses, led, accepts_routes=self._config.accept_routes, exit_node=exit_node)
+            self._uplink.forbid(led_in)
             routes.apply(self._namespace.namespace, own, led_in, exit_node=exit_node)
         except (ValueError, OSError) as error:
             log.warning("addresses or routes refused: %s", error)
