@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
 
+from tsns.error import UsageError
+
 DEFAULT_LOGIN_SERVER: Final = "https://controlplane.tailscale.com"
 DEFAULT_TIMEOUT_S: Final = 60.0
 DEFAULT_CAPABILITY_VERSION: Final = 131
@@ -71,6 +73,18 @@ class NodeConfig:
     http_proxy: Secret | None = None
     no_proxy: str = ""
     owner_uid: int = field(default=0)  # who may query the node besides root: sudo's caller
+
+    @property
+    def carries(self) -> bool:
+        """Whether it offers peers to carry their packets on."""
+        return bool(self.advertise_routes) or self.advertise_exit_node
+
+    def check(self) -> None:
+        """UsageError for settings that contradict one another."""
+        if self.exit_node and self.advertise_exit_node:
+            raise UsageError(
+                "a node that uses an exit node cannot be one", "leave out --exit-node or --advertise-exit-node"
+            )
 
     def to_message(self) -> dict[str, Any]:
         """For the socket to the keeper, the secrets included."""

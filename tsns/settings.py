@@ -436,6 +436,7 @@ def node_config(
             values[flag.field] = found.value if flag.is_switch else flag.read(found.value)
         except ValueError as error:
             raise UsageError(f"{found.origin}: {found.value!r} is wrong", str(error)) from None
+    NodeConfig(name=name, **values).check()
     if key is not None:
         values["auth_key"] = _read_key(key, environ, stdin)
     roots = environ.get("SSL_CERT_FILE", "")

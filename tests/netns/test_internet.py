@@ -235,3 +235,16 @@ def test_without_pasta_the_package_is_named(stage: Stage) -> None:
     assert done.returncode == 1
     assert "error: --with-internet needs pasta" in done.stderr
     assert "passt" in done.stderr
+
+
+def test_a_node_carries_its_peers_packets_to_where_it_leads_itself(stage: Stage) -> None:
+    stage.up("gw", "--with-internet", "--advertise-exit-node", f"--advertise-routes={SUBNET}")
+    stage.offer("gw", "0.0.0.0/0", SUBNET)
+    stage.up("web", "--exit-node", "gw", "--accept-routes")
+    for address in (WORLD, IN_SUBNET):
+        assert stage.ask("web", address) == f"world {stage.host.address}"
+    assert "neighbour" not in stage.ask("web", stage.world.address), "an exit node leads to the internet alone"
+    assert stage.host.run("cat", "/proc/sys/net/ipv4/ip_forward").stdout == "0\n", "the host forwards nothing"
+    stage.tsns.run("set", "gw", "--no-advertise-exit-node")
+    assert "world" not in stage.ask("web", WORLD)
+    assert stage.ask("web", IN_SUBNET) == f"world {stage.host.address}"

@@ -59,7 +59,7 @@ def test_every_setting_has_a_field_and_every_field_is_read(tmp_path: Path) -> No
         exit-node-allow-lan-access = true
         with-internet = true
         advertise-routes = ["10.1.0.0/16", "fd00:1::/64", "10.1.0.0/16"]
-        advertise-exit-node = true
+        advertise-exit-node = false
         shields-up = true
         accept-unverified-peers = true
         direct = false
@@ -84,7 +84,7 @@ def test_every_setting_has_a_field_and_every_field_is_read(tmp_path: Path) -> No
         exit_node_allow_lan_access=True,
         with_internet=True,
         advertise_routes=("10.1.0.0/16", "fd00:1::/64"),
-        advertise_exit_node=True,
+        advertise_exit_node=False,
         shields_up=True,
         accept_unverified_peers=True,
         direct=False,
@@ -265,3 +265,9 @@ def test_the_environment_names_the_data_plane() -> None:
     assert config(environ={"TSNS_DATA_PLANE": "python"}).data_plane == "python"
     assert config({"data-plane": "native"}, environ={"TSNS_DATA_PLANE": "python"}).data_plane == "native"
     assert not config().data_plane  # whatever is there
+
+
+def test_an_exit_node_that_uses_another_one_is_none() -> None:
+    with pytest.raises(UsageError, match="cannot be one"):
+        config({"exit-node": "out", "advertise-exit-node": True})
+    assert config({"exit-node": "", "advertise-exit-node": True}, remembered={"exit_node": "out"}).advertise_exit_node

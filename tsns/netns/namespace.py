@@ -56,10 +56,10 @@ def _make(pin: Path) -> list[int]:
         linux.unshare(linux.CLONE_NEWNET)
     deadline = time.monotonic() + (LEAVING_S if adopted else 0.0)
     tun = _once_free(open_tun, deadline)
-    _set("net/ipv4/ping_group_range", ALL_GROUPS)  # ping without capabilities
-    _set("net/ipv4/ip_unprivileged_port_start", "0")  # here every port is the command's own
-    _set("net/ipv6/conf/all/disable_ipv6", "0")
-    _set(
+    set_sysctl("net/ipv4/ping_group_range", ALL_GROUPS)  # ping without capabilities
+    set_sysctl("net/ipv4/ip_unprivileged_port_start", "0")  # here every port is the command's own
+    set_sysctl("net/ipv6/conf/all/disable_ipv6", "0")
+    set_sysctl(
         f"net/ipv6/conf/{TUN_NAME}/addr_gen_mode", "1"
     )  # no link-local address, no router solicitation through the tunnel
     with netlink.connection() as ip:
@@ -114,7 +114,7 @@ def _dns_socket(kind: int, address: str) -> socket.socket:
     return sock
 
 
-def _set(key: str, value: str) -> None:
+def set_sysctl(key: str, value: str) -> None:
     """A sysctl of this namespace; one that this kernel lacks (no IPv6, say) is not needed either."""
     try:
         with open(f"/proc/sys/{key}", "w") as file:

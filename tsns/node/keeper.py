@@ -24,7 +24,7 @@ from typing import Final, NoReturn
 from tsns import state
 from tsns.config import NodeConfig
 from tsns.error import UserError
-from tsns.netns import linux, namespace, netlink, routes, tun
+from tsns.netns import forwarding, linux, namespace, netlink, routes, tun
 from tsns.netns.underlay import add_udp_sockets
 from tsns.node import engine_life, leftovers, messages, uplink
 from tsns.node.clients import Client, Clients, listening_socket
@@ -129,6 +129,8 @@ class Keeper:
         self._inside = namespace.identity(self._namespace.namespace)
         if self._config.exit_node:
             routes.hold(self._namespace.namespace, exit_node=True)
+        if self._config.carries:
+            forwarding.apply(self._namespace.namespace, wanted=True)
         self._uplink.set_namespace(self._namespace.namespace)
         log.info("namespace %s made in %.0f ms", self._places.namespace, 1000 * (time.monotonic() - began))
         self._give_tun()
@@ -203,12 +205,13 @@ class Keeper:
         if settings(config) == settings(self._config):
             self._await_ready(client)
             return
-        if config.with_internet:
-            try:
+        try:
+            config.check()
+            if config.with_internet:
                 uplink.check()
-            except UserError as error:
-                self._clients.reply(client, {"error": error.message, "hint": error.hint})
-                return
+        except UserError as error:
+            self._clients.reply(client, {"error": error.message, "hint": error.hint})
+            return
         live = difference(self._config, config)
         if self._ready and settings(changed(self._config, live)) == settings(config):
             self._changes.ask(client, live)
@@ -225,6 +228,8 @@ class Keeper:
             self._change_search(self._search)
         if config.exit_node != before.exit_node and self._namespace is not None:
             routes.hold(self._namespace.namespace, exit_node=bool(config.exit_node))
+        if config.carries != before.carries and self._namespace is not None:
+            forwarding.apply(self._namespace.namespace, wanted=config.carries)
         self._adapt_uplink()
 
     def _adapt_uplink(self) -> None:
