@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from typing import Any, Final
 import pytest
 
 from tests.interop.rig.internet import wait_for
+from tests.netns.anatomy import engine_of, keeper_of
 from tests.netns.nodes import Tsns
 from tests.netns.steered_lab import SteeredLab
 
@@ -223,3 +226,31 @@ def test_a_thousand_subnets_are_there_at_once(steered_tsns: Tsns, steered: Steer
     wait_for(lambda: len(status_of(tsns, "web", "gw")["accepted_routes"]) == 1000, "they are accepted", HEALTHY_S)
     assert answers(tsns, "web", "10.3.231.1")
     assert time.monotonic() - began < HEALTHY_S
+
+
+def test_whoever_dies_nothing_has_another_way(steered_tsns: Tsns, steered: SteeredLab) -> None:
+    """The engine stopped or killed: packets wait. The keeper killed, too: they have nowhere to go."""
+    tsns = steered_tsns
+    router(tsns, "gw", *WORLD, *BEHIND)
+    offer(steered, "gw", *EVERYTHING, *SUBNETS)
+    tsns.up("web", "--exit-node", "gw", "--accept-routes")
+    pin = tsns.json("status", "web")["netns"]
+    with tsns.popen("exec", "web", "--", "sleep", "60") as inhabitant:
+        keeper = keeper_of(tsns.directories, "web")
+        assert keeper is not None
+        engine = engine_of(keeper)
+        assert engine is not None
+        os.kill(engine, signal.SIGKILL)
+        assert wait_for(lambda: answers(tsns, "web", WORLD[0]), "the next engine goes on", HEALTHY_S)
+        os.kill(keeper, signal.SIGKILL)
+
+        def routes() -> str:
+            words = ("nsenter", f"--net={pin}", "ip", "route", "show", "table", "all")
+            return subprocess.run(words, capture_output=True, text=True, check=False).stdout
+
+        wait_for(lambda: "tsns0" not in routes(), "the tunnel is gone", HEALTHY_S)
+        for address in (*WORLD, *BEHIND):
+            words = ("nsenter", f"--net={pin}", "ip", "route", "get", address)
+            done = subprocess.run(words, capture_output=True, text=True, check=False)
+            assert "No route to host" in done.stderr, done.stdout + done.stderr
+        inhabitant.kill()
