@@ -1,6 +1,6 @@
 """Routes of the network namespace that this process is in, read and changed many at once (ring 1).
 
-Source: rtnetlink(7), rtnetlink.h. By hand: a thousand routes take pyroute2 a second, and this a fiftieth of one. Only routes with our own mark
+Source: rtnetlink(7), rtnetlink.h. By hand: a thousand of them take pyroute2 seconds, and this less than a tenth of one. Only routes with our own mark
 (`PROTOCOL`) are read and changed; the others are none of our business.
 """
 
