@@ -61,6 +61,7 @@ from tsns.wg.socket import TunPump, boot_time
 LOGOUT_TIMEOUT_S: Final = 2.0  # all of the end is to take 3 s at most
 MAX_GREETED: Final = 32  # peers with whom a session is begun unasked
 CONTROL_AWAY: Final = "control cannot be reached: the tailnet is as it was last known"
+NETWORK_REST_S: Final = 0.05  # between changes of addresses and routes, however often control has others
 HOME_PATIENCE_S: Final = 15.0  # then the node is ready without a relay, and says so
 
 log = logging.getLogger(__name__)
@@ -466,6 +467,7 @@ class Engine:
                     self._network_up.set()
             if settles:
                 self._keeper.say({"say": "settled"})
+            await asyncio.sleep(NETWORK_REST_S)
 
     # --- packets
 
