@@ -17,7 +17,7 @@ from tsns.error import UsageError
 from tsns.node import client
 from tsns.node.places import Places, check_name, places
 
-ONLY_TAILNET: Final = "only the tailnet is reachable from inside; the rest of this machine is as before"
+ONLY_TAILNET: Final = "only the tailnet is reachable; see --exit-node, --with-internet"
 _TOLD_FILE: Final = ".told-only-tailnet"
 
 
@@ -62,7 +62,7 @@ def run(parsed: Parsed) -> NoReturn:
     auth_key.forget(os.environ)
     with _waiting(f"starting the node {name}", parsed) as progress:
         entry = client.start(config, where, progress, lasting=lasting)
-    if not given.get("quiet"):
+    if not given.get("quiet") and not (config.exit_node or config.with_internet):
         _tell_once(where)
     process.run_in(entry, parsed.command, keep_caps=bool(given.get("keep-caps")))
 

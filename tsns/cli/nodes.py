@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from tsns import settings
 from tsns.cli import arguments, enter, output, tables, terminal
 from tsns.cli.arguments import Parsed
 from tsns.cli.options import Json, Quiet, Verbose, waiting, with_flags
@@ -51,6 +52,24 @@ def up(
 ) -> int:
     """Make, start or change a lasting node."""
     return enter.up(Parsed(given=dict(given), words=[name]))
+
+
+@with_flags(arguments.SET_FLAGS)
+def change(given: Given, name: Annotated[str, typer.Argument(metavar="NAME", help="A running node")]) -> int:
+    """Change a running node.
+
+    What goes on inside goes on. Most settings disturb no connection; others make it pause, as `tsns up` with them would.
+    """
+    wanted = settings.changes(given)
+    if not wanted:
+        raise UsageError("there is nothing to change", "write `tsns set NAME --exit-node PEER`, for example")
+    where = places(os.environ)
+    check_name(name)
+    with waiting(
+        f"the node {name} to take that over", bool(given.get("quiet")), int(given.get("verbose", 0))
+    ) as progress:
+        client.change(name, where, wanted, progress)
+    return 0
 
 
 def _each(names: list[str], action: Callable[[str], None], verbose: int) -> int:

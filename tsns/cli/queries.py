@@ -127,7 +127,7 @@ def ip(
         name, peer = None, name  # with a single node, the only word is a peer's
     name = the_node(name, where, "ip")
     with waiting(f"the node {name} to answer", quiet, verbose):
-        found = _running(name, where)
+        found = running(name, where)
     whose = tables.find_peer(found, peer) if peer else found.get("self")
     if whose is None:
         raise UserError(f"{name} has no peer {peer}", f"see `tsns status {name}`")
@@ -139,7 +139,8 @@ def ip(
     return 0 if addresses else 1
 
 
-def _running(name: str, where: Places) -> tables.Object:
+def running(name: str, where: Places) -> tables.Object:
+    """The status of a node that runs; UserError where it does not."""
     found = status_of(name, where)
     if found["state"] not in tables.RUNNING_STATES:
         raise UserError(

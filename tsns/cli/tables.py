@@ -14,6 +14,7 @@ from tsns.proto.text import one_line
 SCHEMA: Final = 1
 ACTIVE_S: Final = 180.0  # a WireGuard session lives as long without a new handshake
 MAX_INSIDE_SHOWN: Final = 3
+MAX_ROUTES_SHOWN: Final = 3
 RUNNING_STATES: Final = frozenset({"running", "offline"})
 
 Object = Mapping[str, Any]
@@ -132,6 +133,13 @@ def _peer_state(peer: Object, now: float) -> str:
             words.append("offline")
     else:
         words = ["offline" if peer.get("online") is False else "idle"]
+    if peer.get("exit_node"):
+        words.append("exit node")
+    elif peer.get("exit_node_option"):
+        words.append("offers exit node")
+    if routes := peer.get("accepted_routes"):
+        more = f" and {len(routes) - MAX_ROUTES_SHOWN} more" if len(routes) > MAX_ROUTES_SHOWN else ""
+        words.append(f"routes {' '.join(map(cell, routes[:MAX_ROUTES_SHOWN]))}{more}")
     if peer.get("tx_bytes") or peer.get("rx_bytes"):
         words.append(f"tx {peer.get('tx_bytes') or 0} rx {peer.get('rx_bytes') or 0}")
     if isinstance(handshake := peer.get("last_handshake"), int | float):
@@ -186,6 +194,16 @@ def status_lines(status: Object, now: float, *, peers: bool = True, active: bool
     if health:
         lines += ["", "# Health check:", *(f"#     - {text}" for text in health)]
     return lines
+
+
+def exit_node_list(peers: Iterable[Object]) -> list[str]:
+    """`tsns exit-node list`: a line for each; a star at the one in use."""
+    rows = [["", "ADDRESS", "NAME", "STATE"]]
+    for peer in peers:
+        state = {True: "online", False: "offline"}.get(peer.get("online"), "-")  # type: ignore[arg-type]
+        found = addresses(peer, version=None) or [""]
+        rows.append(["*" if peer.get("exit_node") else "", cell(found[0]), cell(peer.get("dns_name")), state])
+    return columns(rows)
 
 
 def find_peer(status: Object, wanted: str) -> Object | None:

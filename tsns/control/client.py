@@ -144,6 +144,11 @@ class ControlClient:
         """The netmap as it is by now."""
         return self._netmap
 
+    def set_hostinfo(self, hostinfo: Hostinfo) -> None:
+        """Tell control what the node is by now: its name, the routes that it offers."""
+        self._updates.set_hostinfo(hostinfo)
+        self._logins.set_hostinfo(hostinfo)
+
     def set_net_info(self, net_info: NetInfo) -> None:
         """Tell control what our network looks like, the home region above all."""
         self._updates.set_net_info(net_info)

@@ -58,9 +58,9 @@ def _make(adopted: int | None, *, rootless: bool, map_root: bool) -> list[int]:
     deadline = time.monotonic() + (LEAVING_S if adopted is not None else 0.0)
     tun = _once_free(open_tun, deadline)
     _allow_ping()
-    _set("net/ipv4/ip_unprivileged_port_start", "0")  # here every port is the command's own
-    _set("net/ipv6/conf/all/disable_ipv6", "0")
-    _set(
+    set_sysctl("net/ipv4/ip_unprivileged_port_start", "0")  # here every port is the command's own
+    set_sysctl("net/ipv6/conf/all/disable_ipv6", "0")
+    set_sysctl(
         f"net/ipv6/conf/{TUN_NAME}/addr_gen_mode", "1"
     )  # no link-local address, no router solicitation through the tunnel
     with netlink.connection() as ip:
@@ -114,14 +114,14 @@ def _dns_socket(kind: int, address: str) -> socket.socket:
 def _allow_ping() -> None:
     """Without capabilities, for every group; where the kernel refuses groups that mean nothing here, for our own."""
     try:
-        _set("net/ipv4/ping_group_range", ALL_GROUPS)
+        set_sysctl("net/ipv4/ping_group_range", ALL_GROUPS)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        _set("net/ipv4/ping_group_range", f"{os.getegid()} {os.getegid()}")
+        set_sysctl("net/ipv4/ping_group_range", f"{os.getegid()} {os.getegid()}")
 
 
-def _set(key: str, value: str) -> None:
+def set_sysctl(key: str, value: str) -> None:
     """A sysctl of this namespace; one that this kernel lacks (no IPv6, say) is not needed either."""
     try:
         with open(f"/proc/sys/{key}", "w") as file:

@@ -37,6 +37,7 @@ from tsns.node.condition import RENEWAL_PATIENCE_S, Condition
 from tsns.node.home import HomeFinder
 from tsns.node.hostinfo import hostinfo
 from tsns.node.keeper_channel import KeeperChannel
+from tsns.node.live_settings import changed
 from tsns.node.localapi import Answer, Handler, LocalApi
 from tsns.node.login_api import LoginApi
 from tsns.node.netcheck_api import netcheck
@@ -44,6 +45,7 @@ from tsns.node.netmap_cache import NetmapCache
 from tsns.node.peering import Peering, name_of, node_key
 from tsns.node.pings import Pings
 from tsns.node.reachability import Reachability
+from tsns.node.routing import Routing
 from tsns.node.rules import apply_rules
 from tsns.node.status import named, reporting
 from tsns.paths.netcheck import Report
@@ -63,6 +65,7 @@ LOGOUT_TIMEOUT_S: Final = 2.0  # all of the end is to take 3 s at most
 MANY_PEERS: Final = 500  # at once
 MAX_GREETED: Final = 32  # peers with whom a session is begun unasked
 CONTROL_AWAY: Final = "control cannot be reached: the tailnet is as it was last known"
+NETWORK_REST_S: Final = 0.05  # between changes of addresses and routes, however often control has others
 HOME_PATIENCE_S: Final = 15.0  # then the node is ready without a relay, and says so
 
 log = logging.getLogger(__name__)
@@ -88,10 +91,12 @@ class Engine:
         self._config = config
         self._condition = Condition()
         self._stop: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._keeper = KeeperChannel(given.channel, self._on_tun, self._on_stop)
+        self._identity = identity
+        self._keeper = KeeperChannel(given.channel, self._on_tun, self._on_stop, self._on_configure)
         self._tasks: set[asyncio.Task[None]] = set()
         self._cache = NetmapCache(self._save_cache)
         self._barred = False
+        self._unsettled = False  # somebody waits for the network to be as the settings want it
         self._netmap: NetMap | None = None
         self._authorised = asyncio.Event()
         self._network_wanted = asyncio.Event()
@@ -115,6 +120,9 @@ class Engine:
         )
         self._router = Router(self._device, self._filter, disco, direct=config.direct)
         self._peering = Peering(self._device, self._router, boot_time)
+        self._routing = Routing(
+            self._peering, self._condition, config, latency=self._latency, changed=self._network_wanted.set
+        )
         self._pings = Pings()
         self._resolver = Resolver()
         self._dns = DnsServer(self._resolver)
@@ -247,7 +255,8 @@ class Engine:
         itself = self._netmap.self_node if self._netmap else None
         assert itself is not None  # authorised
         self._greet_peers()
-        self._keeper.say({"say": "ready", **named(itself)})
+        mistake = self._routing.mistake if self._condition.connected else None
+        self._keeper.say({"say": "ready", **named(itself), "mistake": mistake})
 
     def _greet_peers(self) -> None:
         """Begin sessions with those who are there: a peer hears of us before it hears of our home, and would drop its first packets."""
@@ -358,11 +367,7 @@ class Engine:
         itself = netmap.self_node
         if itself is None:
             return
-        complaint = apply_rules(self._filter, netmap, change, shields_up=self._config.shields_up)
-        if complaint:
-            self._warn("filter", complaint)
-        elif complaint == "":
-            self._condition.warnings.pop("filter", None)
+        self._judge_by(netmap, change)
         self._arrange_reading()
         if change.derp_map:
             self._derp.set_map(netmap.derp_map)
@@ -381,12 +386,19 @@ class Engine:
         if itself.machine_authorized is not False and itself.addresses:
             self._authorised.set()
 
+    def _judge_by(self, netmap: NetMap, change: NetMapChange) -> None:
+        complaint = apply_rules(self._filter, netmap, change, self._config)
+        if complaint:
+            self._warn("filter", complaint)
+        elif complaint == "":
+            self._condition.warnings.pop("filter", None)
+
     def _follow_peers(self, netmap: NetMap, change: NetMapChange) -> Steps[None]:
         many = len(change.added) >= MANY_PEERS
         if many:
             gc.disable()  # looking through all that they are made of, again and again, would take longer than packets may wait
         try:
-            begun_anew = yield from self._peering.applying(netmap, change, time.time())
+            begun_anew = yield from self._routing.applying(netmap, change, time.time())
             if self._pump is not None:
                 self._pump.dispatch(())  # paths may have something to do
                 for key in begun_anew:
@@ -399,11 +411,28 @@ class Engine:
                 gc.freeze()  # nor is it ever to be looked through later
                 gc.enable()
 
+    def _on_configure(self, settings: Answer) -> None:
+        """Other settings, of those that a node takes over as it is; the keeper hears whether they can be."""
+        try:
+            config = changed(self._config, settings)
+            self._routing.configure(config, self._netmap, time.time())
+        except UserError as error:
+            self._keeper.say({"say": "configured", "error": error.message, "hint": error.hint})
+            return
+        self._config = config
+        if self._netmap is not None:
+            self._judge_by(self._netmap, NetMapChange(first=False, rules=True))
+        self._control.set_hostinfo(hostinfo(config, self._identity))
+        self._keeper.say({"say": "configured", "error": "", "hint": ""})
+        self._unsettled = True
+        self._network_wanted.set()
+
     async def _watch_expiry(self) -> None:
         """Keys run out without a word from control."""
         await self._authorised.wait()
         while self._netmap is not None:
             pause_s = await in_slices(self._peering.rechecking(self._netmap, time.time()))
+            self._routing.recheck(self._netmap, time.time())
             await asyncio.sleep(pause_s)
 
     # --- namespace
@@ -433,22 +462,28 @@ class Engine:
         self._warn("tun", "the TUN device was removed from the namespace: nothing reaches this node")
 
     async def _configure_network(self) -> None:
-        """Keep the TUN's addresses as the netmap has them."""
+        """Keep the TUN's addresses and routes as the netmap has them."""
         await self._namespace_made.wait()
-        present: list[str] = []
+        present: dict[str, list[str]] = {}
         while True:
             await self._network_wanted.wait()
             self._network_wanted.clear()
             itself = self._netmap.self_node if self._netmap else None
-            if itself is None or not itself.addresses or itself.addresses == present:
-                continue  # much else of a node changes, above all at its start
-            error = (await self._keeper.ask("network", {"addresses": list(itself.addresses)}))["error"]
-            if error:
-                self._warn("network", f"the node's addresses could not be set: {error}")
-            else:
-                present = list(itself.addresses)
-                self._condition.warnings.pop("network", None)
-                self._network_up.set()
+            if itself is None or not itself.addresses:
+                continue
+            settles, self._unsettled = self._unsettled, False
+            wanted = {"addresses": list(itself.addresses), "routes": list(self._routing.routes)}
+            if wanted != present:  # much else of a node changes, above all at its start
+                error = (await self._keeper.ask("network", wanted))["error"]
+                if error:
+                    self._warn("network", f"the node's addresses and routes could not be set: {error}")
+                else:
+                    present = wanted
+                    self._condition.warnings.pop("network", None)
+                    self._network_up.set()
+            if settles:
+                self._keeper.say({"say": "settled"})
+            await asyncio.sleep(NETWORK_REST_S)
 
     # --- packets
 
@@ -487,17 +522,27 @@ class Engine:
         self._derp.set_home(region)
         self._control.set_net_info(net_info)
         self._home_known.set()
+        if self._netmap is not None:
+            self._routing.measured(self._netmap, time.time())
+
+    def _latency(self, region: int) -> float | None:
+        return self._home.report.latencies().get(region) if self._home.report is not None else None
 
     # --- questions
 
     async def _on_status(self, _: Answer, _uid: int) -> Answer:
         answer = await in_slices(
-            reporting(self._config.name, self._condition, self._netmap, self._router, self._derp.status())
+            reporting(
+                self._config.name, self._condition, self._netmap, self._router, self._derp.status(), self._routing
+            )
         )
         peers = answer["peers"]
         inside = await self._keeper.ask("inside")
+        internet = inside.get("internet") or {}
         return {
             **answer,
+            "health": answer["health"] + list(filter(None, [internet.get("error")])),
+            "internet": {key: bool(internet.get(key)) for key in ("wanted", "up")},
             "netns": str(inside.get("netns", "")),
             "attached": inside.get("processes", []),
             "hostname": self._config.hostname or self._config.name,

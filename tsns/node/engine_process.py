@@ -46,6 +46,7 @@ class EngineProcess:
     def start(self, body: Callable[[socket.socket, int], NoReturn]) -> None:
         """Fork a child that is `body(channel, our pid)` for the rest of its life."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * messages.MAX_ENGINE_MESSAGE_BYTES)
         parent = os.getpid()
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # our handlers must not run in the child
         pid = os.fork()
@@ -67,7 +68,7 @@ class EngineProcess:
         if self._channel is None:
             return
         try:
-            messages.send(self._channel, message, fds)
+            messages.send(self._channel, message, fds, messages.MAX_ENGINE_MESSAGE_BYTES)
         except BlockingIOError:
             log.warning("the engine does not read")
             self._give_up(self._channel.fileno())
@@ -105,7 +106,7 @@ class EngineProcess:
         assert self._channel is not None  # watched
         channel, began = self._channel.fileno(), time.monotonic()
         try:
-            message, fds = messages.receive(self._channel)
+            message, fds = messages.receive(self._channel, messages.MAX_ENGINE_MESSAGE_BYTES)
         except BlockingIOError:
             return
         except (EOFError, OSError, ValueError):

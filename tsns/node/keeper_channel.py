@@ -18,12 +18,20 @@ log = logging.getLogger(__name__)
 
 
 class KeeperChannel:
-    """The engine's end of the channel. `on_tun` gets descriptors (TUN, then DNS sockets), `on_stop` whether to log out."""
+    """The engine's end of the channel. `on_tun` gets descriptors (TUN, then DNS sockets), `on_stop` whether to log out.
+
+    `on_configure` gets settings that are others from now on.
+    """
 
     def __init__(
-        self, sock: socket.socket, on_tun: Callable[[list[int]], None], on_stop: Callable[[bool], None]
+        self,
+        sock: socket.socket,
+        on_tun: Callable[[list[int]], None],
+        on_stop: Callable[[bool], None],
+        on_configure: Callable[[Message], None],
     ) -> None:
         self._sock = sock
+        self._on_configure = on_configure
         self._on_tun = on_tun
         self._on_stop = on_stop
         self._asked: dict[str, deque[asyncio.Future[Message]]] = {}
@@ -35,7 +43,7 @@ class KeeperChannel:
 
     def _read(self) -> None:
         try:
-            message, fds = messages.receive(self._sock)
+            message, fds = messages.receive(self._sock, messages.MAX_ENGINE_MESSAGE_BYTES)
         except BlockingIOError:
             return
         except (EOFError, OSError, ValueError):
@@ -49,6 +57,8 @@ class KeeperChannel:
                 waiting = self._asked.get(what)
                 if waiting:
                     waiting.popleft().set_result(message)
+            case {"configure": dict(settings)}:
+                self._on_configure(settings)
             case {"stop": True, "logout": logout}:
                 self._on_stop(bool(logout))
             case _:
@@ -57,7 +67,7 @@ class KeeperChannel:
     def say(self, message: Message, fds: Sequence[int] = ()) -> None:
         """Tell the keeper something; one that cannot hear is about to end us."""
         try:
-            messages.send(self._sock, message, fds)
+            messages.send(self._sock, message, fds, messages.MAX_ENGINE_MESSAGE_BYTES)
         except (OSError, ValueError) as error:
             log.warning("the keeper does not hear: %s", error)
 

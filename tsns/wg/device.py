@@ -32,6 +32,7 @@ from tsns.wg.drops import Drop
 from tsns.wg.engines import choose, maker
 from tsns.wg.handshake import NO_PRESHARED_KEY, OwnKey, PeerKey, open_initiation
 from tsns.wg.indices import IndexTable
+from tsns.wg.masquerade import Masquerade
 from tsns.wg.messages import (
     COOKIE_REPLY_BYTES,
     COOKIE_REPLY_HEAD,
@@ -172,6 +173,12 @@ class Device:
             if peer.tunnel is not None:
                 peer.tunnel.set_preshared()
 
+    def set_masquerade(self, key: NodePublic, masquerade: Masquerade | None) -> None:
+        """Say by which addresses a peer knows us, where these are not our own."""
+        peer = self._peers.get(key)
+        if peer is not None:
+            peer.masquerade = masquerade or None
+
     def remove_peer(self, key: NodePublic) -> None:
         """Forget a peer, its session and what waits for it; nothing happens where there is none."""
         peer = self._peers.pop(key, None)
@@ -255,6 +262,8 @@ class Device:
         if tunnel is None:
             self.counters.add(Drop.BAD_PEER_KEY, sum(map(packets_in, frames)))
             return
+        if peer.masquerade is not None:
+            frames = peer.masquerade.outbound(frames)
         effects = Effects()
         tunnel.send(frames, now, effects)
         self._finish(tunnel, effects, now, out)
@@ -304,6 +313,8 @@ class Device:
         if opened.frames:
             peer = tunnel.peer
             accepted = self._checked(peer, opened.frames)
+            if peer.masquerade is not None:
+                accepted = peer.masquerade.inbound(accepted)
             if accepted:
                 out.append(Deliver(peer.key, accepted))
         if opened.strays:

@@ -347,7 +347,7 @@ class Router:
             refusal = judge(head, size, jailed=jailed)
             if refusal is not None:
                 self.counters.add(f"{FILTERED_IN}{refusal}", packets_in(frame))
-                if refusal.reject_reason is not None:
+                if refusal.reject_reason is not None and not self.paths.is_plain(peer):
                     _add_reject(head, size, refusal.reject_reason, answers)
             elif is_tsmp(head):
                 self._receive_tsmp(peer, packet_of(frame), now, answers.append, out)
@@ -364,7 +364,7 @@ class Router:
     def _receive_tsmp(
         self, peer: NodePublic, packet: bytes, now: float, answer: Callable[[bytes], None], out: list[Output]
     ) -> None:
-        match parse_tsmp(packet):
+        match None if self.paths.is_plain(peer) else parse_tsmp(packet):
             case TsmpPing(source, destination, token):
                 answer(tsmp_pong(destination, source, token))
             case TsmpPong(token=token):

@@ -23,7 +23,7 @@ from tsns.disco.messages import MAGIC as DISCO_MAGIC
 from tsns.filter.packet_filter import Drop as FilterDrop
 from tsns.filter.packet_filter import PacketFilter as RealFilter
 from tsns.keys import DiscoPrivate, NodePrivate, NodePublic
-from tsns.paths.peer_paths import DISCO_STRANGER
+from tsns.paths.peer_paths import DISCO_STRANGER, Reach
 from tsns.proto.addresses import Prefix
 from tsns.proto.packets import RejectReason, build, tsmp_disco_key
 from tsns.proto.types import FilterRule
@@ -31,6 +31,7 @@ from tsns.proto.virtio import frame_of
 from tsns.ways import DerpPath, SendDerp, SendUdp, Train, UdpPath
 from tsns.wg.device import Device, SessionUp
 from tsns.wg.drops import Drop
+from tsns.wg.masquerade import Masquerade
 from tsns.wg.router import (
     FILTERED_IN,
     FILTERED_OUT,
@@ -335,3 +336,35 @@ def test_no_bytes_of_a_stranger_raise(way: str, data: list[bytes]) -> None:
         pair.a.router.inbound_derp(1, [(pair.b.key.public, each) for each in data], 0.0)
     pair.a.router.outbound(map(frame_of, data), 0.0)
     assert pair.a.written == []
+
+
+def test_a_peer_that_speaks_wireguard_only_is_told_nothing_by_tsmp() -> None:
+    """Its system would answer that it does not know the protocol."""
+    opening = syn(A_ADDRESS, B_ADDRESS)
+    for plain in (False, True):
+        pair = Pair(b_filter=RealFilter())
+        assert isinstance(pair.b.router._filter, RealFilter)
+        pair.b.router._filter.update([], [Prefix(B_ADDRESS, 32)], shields_up=False, capability_holders=lambda _: ())
+        pair.b.router.paths.set_peer(pair.a.key.public, Reach(None, [], None if plain else 7, plain=plain), pair.now)
+        pair.b.router.set_path(pair.a.key.public, DerpPath(7))
+        pair.send(pair.a, opening)
+        pair.ping()
+        assert (pair.a.events == [SessionUp(pair.b.key.public)]) == plain, pair.a.events
+
+
+def test_who_knows_us_by_another_address_reaches_us_and_is_answered_by_it() -> None:
+    """The filter judges what the host sees: flows of ours, and rules for our own addresses."""
+    worn = bytes((100, 101, 102, 103))
+    pair = Pair(a_filter=RealFilter())
+    assert isinstance(pair.a.router._filter, RealFilter)
+    pair.a.router._filter.update([], [Prefix(A_ADDRESS, 32)], shields_up=False, capability_holders=lambda _: ())
+    pair.b.device.set_peer(pair.a.key.public, [Prefix(worn, 32)])
+    pair.a.device.set_masquerade(pair.b.key.public, Masquerade([(A_ADDRESS, worn)]))
+    pair.send(pair.a, udp(A_ADDRESS, B_ADDRESS))
+    assert pair.b.written == [udp(worn, B_ADDRESS)]
+    answer = bytes.fromhex("2000 1000 000d 0000") + b"hello"
+    pair.send(pair.b, build(17, B_ADDRESS, worn, answer))
+    assert pair.a.written == [build(17, B_ADDRESS, A_ADDRESS, answer)]
+    pair.a.device.set_masquerade(pair.b.key.public, None)
+    pair.send(pair.a, udp(A_ADDRESS, B_ADDRESS))
+    assert len(pair.b.written) == 1, "the peer knows nobody by our own address"
