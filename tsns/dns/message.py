@@ -42,7 +42,7 @@ _HEADER: Final = struct.Struct(">6H")
 _RESPONSE: Final = int(dns.flags.QR)
 _OPCODE: Final = 0x7800  # where it is in the flags; QUERY is 0
 _EDNS_VERSION: Final = 0
-_DNSSEC_OK: Final = 0x8000
+DNSSEC_OK: Final = 0x8000
 _SOA_NUMBERS: Final = struct.Struct(">5I")  # serial, refresh, retry, expire, minimum
 _SERIAL: Final = 1
 _POINTER: Final = 0xC0  # two bytes, the first with both highest bits set (RFC 1035 4.1.4)
@@ -66,12 +66,17 @@ class Query:
     """A question (opcode QUERY)."""
 
     id: int
-    recursion_desired: bool
+    flags: int
     name: dns.name.Name
     key: bytes  # the name as in `dns.names`
     kind: int  # record type
     record_class: int
     edns: Edns | None
+
+    @property
+    def recursion_desired(self) -> bool:
+        """Whether the asker wants more than what the server itself knows."""
+        return bool(self.flags & dns.flags.RD)
 
     @property
     def is_internet(self) -> bool:
@@ -115,20 +120,20 @@ def read_query(data: bytes) -> Query:
         name = dns.name.from_wire_parser(parser)
         kind, record_class = parser.get_struct("!HH")
         for _ in range(sum(others)):
-            owned_by_root = _pass_name(parser)
+            owned_by_root = pass_name(parser)
             record_kind, payload, ttl, size = parser.get_struct("!HHIH")
             parser.get_bytes(size)
             if record_kind == Kind.OPT:
                 if edns is not None or not owned_by_root:
                     raise FormatError("OPT records out of place")
-                edns = Edns(payload, ttl >> 16 & 0xFF, bool(ttl & _DNSSEC_OK))
+                edns = Edns(payload, ttl >> 16 & 0xFF, bool(ttl & DNSSEC_OK))
     except dns.exception.DNSException as error:
         raise FormatError(str(error)) from error
     if parser.remaining():
         raise FormatError("something follows the message")
     return Query(
         id=ident,
-        recursion_desired=bool(flags & dns.flags.RD),
+        flags=flags,
         name=name,
         key=(name.to_wire() or ROOT).lower(),
         kind=kind,
@@ -137,7 +142,7 @@ def read_query(data: bytes) -> Query:
     )
 
 
-def _pass_name(parser: dns.wire.Parser) -> bool:
+def pass_name(parser: dns.wire.Parser) -> bool:
     """Go behind a name, without following its pointers (a long chain of them costs much); whether it is the root."""
     labels = 0
     while length := parser.get_uint8():
@@ -175,7 +180,7 @@ def render(query: Query, answer: Answer, *, over_tcp: bool) -> bytes:
         message.authority.append(_start_of_authority(answer.zone))
     message.set_rcode(code)
     data = message.to_wire(max_size=MAX_TCP_ANSWER_BYTES)
-    if over_tcp or len(data) <= _udp_limit(query.edns):
+    if over_tcp or len(data) <= udp_limit(query.edns):
         return data
     truncated = _message(query, flags | dns.flags.TC)
     truncated.set_rcode(code)
@@ -192,7 +197,7 @@ def pointer_record(key: bytes) -> dns.rdata.Rdata:
     return _record(Kind.PTR, key)
 
 
-def _udp_limit(edns: Edns | None) -> int:
+def udp_limit(edns: Edns | None) -> int:
     return max(MIN_UDP_ANSWER_BYTES, min(edns.payload, MAX_UDP_ANSWER_BYTES)) if edns else MIN_UDP_ANSWER_BYTES
 
 
@@ -205,7 +210,7 @@ def _message(query: Query, flags: int) -> dns.message.Message:
     if query.edns is not None:
         message.use_edns(
             _EDNS_VERSION,
-            ednsflags=_DNSSEC_OK if query.edns.dnssec_ok else 0,  # RFC 3225: as it came
+            ednsflags=DNSSEC_OK if query.edns.dnssec_ok else 0,  # RFC 3225: as it came
             payload=MAX_UDP_ANSWER_BYTES,
         )
     return message

@@ -26,18 +26,19 @@ from tsns.control.client import ControlClient
 from tsns.control.netmap import NetMap, NetMapChange
 from tsns.derp.client import DerpClients
 from tsns.derp.relay import State
-from tsns.dns.resolver import Resolver, search_domains
-from tsns.dns.server import DnsServer
+from tsns.dns.resolver import search_domains
 from tsns.error import UserError
 from tsns.filter.packet_filter import PacketFilter
 from tsns.keys import KEY_BYTES, DiscoPrivate, NodePrivate, NodePublic
 from tsns.netns.underlay import Underlay
 from tsns.node.condition import RENEWAL_PATIENCE_S, Condition
+from tsns.node.dns_api import DnsApi
 from tsns.node.home import HomeFinder
 from tsns.node.hostinfo import hostinfo
 from tsns.node.keeper_channel import KeeperChannel
 from tsns.node.localapi import Answer, Handler, LocalApi
 from tsns.node.login_api import LoginApi
+from tsns.node.name_service import NameService
 from tsns.node.netcheck_api import netcheck
 from tsns.node.netmap_cache import NetmapCache
 from tsns.node.peering import Peering, name_of, node_key
@@ -112,8 +113,7 @@ class Engine:
         self._router = Router(self._device, self._filter, disco, direct=config.direct)
         self._peering = Peering(self._device, self._router, boot_time)
         self._pings = Pings()
-        self._resolver = Resolver()
-        self._dns = DnsServer(self._resolver)
+        self._names = NameService(self._keeper, self._device, tls, accept=config.accept_dns)
         self._pump: TunPump | None = None
         self._node_private = node_private
         self._derp = self._make_derp(node_private)
@@ -145,6 +145,7 @@ class Engine:
             ("GET", "/tsns/v1/netcheck"): self._on_netcheck,
             ("POST", "/tsns/v1/ping"): self._on_ping,
             **logins.handlers(),
+            **DnsApi(self._names, lambda: self._netmap.dns if self._netmap else None).handlers(),
         }
         self._api = LocalApi(given.api, frozenset({0, os.getuid(), config.owner_uid}), handlers)
 
@@ -193,7 +194,7 @@ class Engine:
         if self._pump is not None:
             self._pump.close()
         await self._api.close()
-        await self._dns.close()
+        await self._names.close()
         await self._derp.close()
 
     def _spawn(self, work: Any) -> None:
@@ -371,9 +372,10 @@ class Engine:
             if not self._condition.connected and self._condition.home is None:
                 self._home.assume(itself.home_derp)  # where peers know us to be
         for old, new in change.peers():
-            self._resolver.update_peer(old, new)
+            self._names.update_peer(old, new)
+        self._names.routes_changed()
         if change.dns or change.self_changed:
-            self._resolver.configure(self_node=itself, config=netmap.dns)
+            self._names.configure(itself, netmap.dns)
             self._keeper.say({"ask": "dns", "search": search_domains(netmap.dns)})
         if change.self_changed:
             self._network_wanted.set()
@@ -407,10 +409,7 @@ class Engine:
         self._pump.start()
         self._reachability.set_pump(self._pump)
         self._spawn(self._reachability.run())
-        sockets = [socket.socket(fileno=fd) for fd in dns]
-        udp = [sock for sock in sockets if sock.type == socket.SOCK_DGRAM]
-        tcp = [sock for sock in sockets if sock.type == socket.SOCK_STREAM]
-        self._spawn(self._dns.start(udp, tcp))
+        self._spawn(self._names.run([socket.socket(fileno=fd) for fd in dns]))
         self._namespace_made.set()
 
     def _on_tun_lost(self) -> None:

@@ -31,6 +31,7 @@ from tsns.node.clients import Client, Clients, listening_socket
 from tsns.node.engine import Given
 from tsns.node.engine_process import EngineProcess
 from tsns.node.files import NodeFiles, belongs_elsewhere, settings
+from tsns.node.inside_names import InsideNames
 from tsns.node.logfile import LogFile, LogPipe
 from tsns.node.messages import Message
 from tsns.node.places import NodePlaces, Places
@@ -65,6 +66,7 @@ class Keeper:
         self._watch = Watch()
         self._clients = Clients(self._watch, self._on_request, self._scan_soon)
         self._engine = EngineProcess(self._watch, self._on_engine, self._on_engine_end)
+        self._names = InsideNames(self._watch, places, self._files, self._engine)
         self._namespace: namespace.Made | None = None
         self._commands = 0  # that went inside and have not ended
         self._scan_delay_s = SCAN_FIRST_S
@@ -93,7 +95,7 @@ class Keeper:
             self._clients.tell_waiting(self._latest)  # somebody is at work
             tun.check()
             self._identity = self._files.load_identity(self._config.login_server)
-            self._files.write_nsswitch()
+            self._names.start()
             self._set_search([])
             self._api = listening_socket(socket.SOCK_STREAM, self._places.api, self._config.owner_uid)
             self._clients.listen(self._places.control)
@@ -114,6 +116,7 @@ class Keeper:
         began = time.monotonic()
         self._namespace = namespace.make(self._places.namespace)
         self._inside = namespace.identity(self._namespace.namespace)
+        self._names.made(self._namespace)
         log.info("namespace %s made in %.0f ms", self._places.namespace, 1000 * (time.monotonic() - began))
         self._give_tun()
 
@@ -270,6 +273,7 @@ class Keeper:
     def _give_tun(self) -> None:
         if self._namespace is not None:
             self._engine.tell({"give": "tun"}, [self._namespace.tun, *self._namespace.dns])
+            self._names.tell()
 
     def _on_engine(self, message: Message, fds: Sequence[int]) -> None:
         """The engine's words. Nothing here believes them further than it has checked."""
@@ -289,6 +293,10 @@ class Keeper:
                 self._engine.tell({"done": "network", "error": error})
             case {"ask": "dns", "search": list(search)}:
                 self._change_search([str(domain) for domain in search])
+            case {"ask": "sockets"}:
+                self._names.sockets(message)
+            case {"ask": "listeners", "addresses": list(addresses)}:
+                self._names.listeners([str(address) for address in addresses])
             case {"ask": "cache"} if len(fds) == 1:
                 self._engine.tell({"done": "cache", "error": self._files.save_cache(fds[0])})
             case {"ask": "inside"}:
