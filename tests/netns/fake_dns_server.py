@@ -1,8 +1,8 @@
 """A DNS server for tests, over UDP and TCP: `fake_dns_server.py ADDRESS PORT`. It says `ready`, and then each question that it gets.
 
-    host.*      A 192.0.2.7           slow.*      not over UDP       silent.*   never
-    long.*      TXT, 3,000 bytes      refused.*   REFUSED            fails.*    SERVFAIL
-    all else    NXDOMAIN
+host.*      A 192.0.2.7           slow.*      not over UDP       silent.*   never
+long.*      TXT, 3,000 bytes      refused.*   REFUSED            fails.*    SERVFAIL
+all else    NXDOMAIN
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def answer(data: bytes, over: str) -> bytes | None:
     else:
         reply.set_rcode(dns.rcode.NXDOMAIN)
         reply.authority.append(dns.rrset.from_text("example.", 60, "IN", "SOA", "a. b. 1 2 3 4 60"))
-    return reply.to_wire()
+    return reply.to_wire(max_size=0xFFFF)
 
 
 class Datagrams(socketserver.BaseRequestHandler):

@@ -127,7 +127,7 @@ class _Walk:
         ttl = 0 if ttl & _TTL_SIGN else ttl  # RFC 2181 8
         self._least_s = min(self._least_s, ttl)
         content = parser.get_bytes(size)
-        if section == 0 and (kind == self._question.kind or self._question.kind == Kind.ANY):
+        if section == 0 and self._question.kind in {kind, Kind.ANY}:
             self._has_wanted = True
         if section == 1 and kind == Kind.SOA and size >= _MIN_SOA_BYTES:
             self._negative_s = min(ttl, int.from_bytes(content[-4:], "big"), MAX_NEGATIVE_TTL_S)

@@ -31,7 +31,7 @@ class KeeperChannel:
         self._on_tun = on_tun
         self._on_stop = on_stop
         self._asked: dict[str, deque[asyncio.Future[tuple[Message, list[int]]]]] = {}
-        self.on_nameservers: Callable[[list[str], list[str]], None] = lambda servers, addresses: None
+        self.on_nameservers: Callable[[list[str], list[str]], None] = lambda *_: None
 
     def start(self) -> None:
         """Hear the keeper from now on."""
