@@ -1,4 +1,4 @@
-"""A DNS server for tests, over UDP and TCP: `fake_dns_server.py ADDRESS PORT`. It says `ready`, and then each question that it gets.
+"""A DNS server for tests, over UDP and TCP: `fake_dns_server.py ADDRESS PORT`. It says `ready` when it is.
 
 host.*      A 192.0.2.7           slow.*      not over UDP       silent.*   never
 long.*      TXT, 3,000 bytes      refused.*   REFUSED            fails.*    SERVFAIL
@@ -10,6 +10,7 @@ from __future__ import annotations
 import socketserver
 import struct
 import sys
+import threading
 
 import dns.flags
 import dns.message
@@ -21,7 +22,6 @@ import dns.rrset
 def answer(data: bytes, over: str) -> bytes | None:
     query = dns.message.from_wire(data)
     [question] = query.question
-    print(over, question.name, dns.rdatatype.to_text(question.rdtype), flush=True)
     label = question.name.labels[0]
     reply = dns.message.make_response(query, recursion_available=True)
     if label == b"silent" or (label == b"slow" and over == "udp"):
@@ -63,14 +63,13 @@ class Streams(socketserver.StreamRequestHandler):
 
 
 def main() -> None:
-    import threading
-
     address = (sys.argv[1], int(sys.argv[2]))
     socketserver.ThreadingTCPServer.allow_reuse_address = True
     streams = socketserver.ThreadingTCPServer(address, Streams)
     threading.Thread(target=streams.serve_forever, daemon=True).start()
     with socketserver.ThreadingUDPServer(address, Datagrams) as datagrams:
-        print("ready", flush=True)
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
         datagrams.serve_forever()
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tsns.dns.names import key_of
-from tsns.proto.addresses import CGNAT, SERVICE_V4, SERVICE_V6, ULA, Prefix, pack, parse_endpoint, unpack
+from tsns.proto.addresses import CGNAT, SERVICE_V4, SERVICE_V6, ULA, Prefix, pack, parse_endpoint, unmapped, unpack
 from tsns.proto.types import Resolver
 
 DNS_PORT: Final = 53
@@ -162,6 +162,7 @@ def _addresses_of(host: str, told: Sequence[str]) -> tuple[bytes, ...]:
 
 
 def _checked(address: bytes) -> bytes:
+    address = unmapped(address)
     if address in {SERVICE_V4, SERVICE_V6} or any(prefix.covers(address) for prefix in _NO_SERVERS):
         raise ValueError(f"{unpack(address)} is nobody else's address")
     return address
