@@ -25,8 +25,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-import dns.rdata
-
 from tsns.dns.configuration import Configuration, Rule, configuration
 from tsns.dns.hosts import Host, HostTable, extra_hosts, host_of
 from tsns.dns.message import (
@@ -35,6 +33,7 @@ from tsns.dns.message import (
     FormatError,
     Kind,
     Query,
+    Record,
     address_record,
     is_query,
     pointer_record,
@@ -161,7 +160,7 @@ class Resolver:
 
     def _ours(self, query: Query) -> Answer | None:
         key = query.key
-        if any(name == _ONION for name in ancestors(key)):
+        if key.endswith(_ONION) and any(name == _ONION for name in ancestors(key)):
             return self._negative(key, Code.NXDOMAIN)
         if key == _SERVICE.key:
             return self._of_host(query, _SERVICE)
@@ -213,7 +212,7 @@ class Resolver:
             address = host.addresses[0]
         return self._positive(query, () if address is None else (address_record(address),))
 
-    def _positive(self, query: Query, records: tuple[dns.rdata.Rdata, ...]) -> Answer:
+    def _positive(self, query: Query, records: tuple[Record, ...]) -> Answer:
         return Answer(records=records, authoritative=True) if records else self._negative(query.key, Code.NOERROR)
 
     def _negative(self, key: bytes, code: Code) -> Answer:
