@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import ssl
 import struct
@@ -143,7 +144,10 @@ async def _post(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, step
     while True:
         match http.next_event():
             case h11.NEED_DATA:
-                http.receive_data(await reader.read(READ_BYTES))
+                data = await reader.read(READ_BYTES)
+                if not data and http.their_state is h11.SEND_RESPONSE:
+                    raise EOFError
+                http.receive_data(data)
             case h11.Response(status_code=status, headers=fields):
                 if status != 200 or dict(fields).get(b"content-type", b"").lower() != MEDIA_TYPE.encode():
                     raise ProtocolError(f"HTTP status {status}, and no DNS message")
@@ -153,8 +157,6 @@ async def _post(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, step
                     raise ProtocolError("an endless answer")
             case h11.EndOfMessage():
                 return body
-            case h11.ConnectionClosed():
-                raise ProtocolError("no answer")
 
 
 def _reason(error: Exception) -> str:
@@ -162,4 +164,6 @@ def _reason(error: Exception) -> str:
         return f"no valid certificate: {error.verify_message}"
     if isinstance(error, EOFError):
         return "it hung up"
-    return str(getattr(error, "strerror", None) or error or type(error).__name__)
+    if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError):
+        return os.strerror(error.errno)
+    return str(error) or type(error).__name__

@@ -68,14 +68,14 @@ class Elsewhere:
 class Resolver:
     """Answers questions about the netmap's names; it knows none before the first `update`.
 
-    The same query gets the same answer until something changes, so what was rendered lately is kept.
+    The same query, but for its id, gets the same answer until something changes; so what was found out lately is kept.
     """
 
     def __init__(self) -> None:
         self._nodes = HostTable()
         self._extra = HostTable()
         self._self: Host | None = None
-        self._rendered: dict[tuple[bytes, bool], bytes] = {}  # answers by query, both without their ids
+        self._rendered: dict[tuple[bytes, bool], bytes | Elsewhere] = {}  # by query, both without their ids
         self.configuration = Configuration()
 
     def update(self, *, self_node: Node | None, peers: Iterable[Node], config: DNSConfig | None) -> None:
@@ -130,8 +130,10 @@ class Resolver:
     def answer(self, query: bytes, *, over_tcp: bool = False) -> bytes | Elsewhere | None:
         """The answer to one message, or who has it; None where there must be none. Never raises, whatever the bytes."""
         known = self._rendered.get((query[2:], over_tcp))
-        if known is not None:
+        if isinstance(known, bytes):
             return query[:2] + known
+        if known is not None:
+            return Elsewhere(replace(known.query, id=int.from_bytes(query[:2], "big")), known.rule)
         header = read_header(query)
         if header is None:
             return None
@@ -144,13 +146,18 @@ class Resolver:
             return refusal(ident, flags, Code.FORMERR)
         answer = self._answer(question)
         if answer is None:
-            return Elsewhere(question, self.configuration.rule_for(question.key))
+            elsewhere = Elsewhere(question, self.configuration.rule_for(question.key))
+            self._remember(query, over_tcp, elsewhere)
+            return elsewhere
         data = render(question, answer, over_tcp=over_tcp)
+        self._remember(query, over_tcp, data[2:])
+        return data
+
+    def _remember(self, query: bytes, over_tcp: bool, found: bytes | Elsewhere) -> None:
         if len(query) <= MAX_RENDERED_QUERY_BYTES:
             if len(self._rendered) >= MAX_RENDERED:
                 self._rendered.clear()
-            self._rendered[query[2:], over_tcp] = data[2:]
-        return data
+            self._rendered[query[2:], over_tcp] = found
 
     def _answer(self, query: Query) -> Answer | None:
         if not query.is_internet:

@@ -57,6 +57,7 @@ class HostResolver:
         self._on_change = on_change
         self._paths = paths
         self._seen: list[object] = []
+        self._names: set[str] = set()  # of the files, and of those that links lead to
         self._inotify: Inotify | None = None
         self.servers: list[str] = []  # that the host's programs ask
         self.addresses: list[str] = []  # of all servers that a program may know
@@ -73,8 +74,7 @@ class HostResolver:
 
     def _on_event(self) -> None:
         assert self._inotify is not None  # watched
-        names = self._inotify.read()
-        if names & {os.path.basename(path) for path in self._paths} and self._look():
+        if self._inotify.read() & self._names and self._look():
             self._on_change()
 
     def _poll(self) -> None:
@@ -84,8 +84,10 @@ class HostResolver:
 
     def _look(self) -> bool:
         """Read what there is; whether it has changed."""
+        places = {each for path in self._paths for each in (path, os.path.realpath(path))}
+        self._names = {os.path.basename(place) for place in places}
         if self._inotify is not None:  # before the look, so that nothing happens unseen in between
-            for directory in {os.path.dirname(each) for path in self._paths for each in (path, os.path.realpath(path))}:
+            for directory in map(os.path.dirname, places):
                 try:
                     self._inotify.add(directory)
                 except OSError:

@@ -83,7 +83,7 @@ def _drained(sock: socket.socket) -> bool:
         return True
     for _ in range(MAX_DRAINED):
         try:
-            sock.recv(0)
+            sock.recv(1)
         except BlockingIOError:
             return True
     return False

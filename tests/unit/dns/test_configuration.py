@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from msgspec import Raw
 
 from tsns.dns.configuration import MAX_UPSTREAMS, Configuration, configuration
 from tsns.dns.names import key_of
-from tsns.proto.types import DNSConfig, DNSRecord, Hostinfo, Node, Raw, Resolver, Service
+from tsns.proto.types import DNSConfig, DNSRecord, Hostinfo, Node, Resolver, Service
 
 ME = Node(id=1, name="me.corp.ts.net.", addresses=["100.64.0.1/32", "fd7a:115c:a1e0::1/128"])
 HOST = ("192.168.1.1", "192.168.1.2")

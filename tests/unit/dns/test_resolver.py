@@ -357,6 +357,21 @@ def test_a_query_that_differs_in_its_id_alone_gets_the_same_answer_with_its_own_
     assert len(resolver._rendered) == 2
 
 
+def test_a_question_for_others_is_read_once_and_keeps_its_own_id() -> None:
+    resolver = made()
+    wire = dns.message.make_query("x.theirs.example", "A", id=7).to_wire()
+    first = resolver.answer(wire)
+    again = resolver.answer(b"\xab\xcd" + wire[2:])
+    assert isinstance(first, Elsewhere)
+    assert isinstance(again, Elsewhere)
+    assert (first.query.id, again.query.id, again.rule) == (7, 0xABCD, first.rule)
+    assert [one.text for one in again.rule.upstreams] == ["10.0.0.53"]
+    resolver.configure(self_node=ME, config=DNSConfig())
+    changed = resolver.answer(wire)
+    assert isinstance(changed, Elsewhere)
+    assert changed.rule.upstreams == ()
+
+
 def test_what_is_rendered_is_bounded() -> None:
     resolver = made()
     for number in range(MAX_RENDERED + 10):
