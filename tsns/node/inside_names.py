@@ -76,13 +76,15 @@ class InsideNames:
             os.close(fd)
 
     def _sockets(self, kind: object, family: object, count: object) -> list[int]:
-        if kind not in _KINDS or family not in _FAMILIES or type(count) is not int or not 0 < count <= MAX_SOCKETS:
+        kinds = [value for name, value in _KINDS.items() if name == kind]
+        families = [value for version, value in _FAMILIES.items() if version == family]
+        if not kinds or not families or type(count) is not int or not 0 < count <= MAX_SOCKETS:
             raise ValueError("no such sockets")
         if self._made is None:
             raise ValueError("there is no namespace yet")
         if not self._bucket.take(time.monotonic()):
             raise ValueError("too many sockets at once")
-        return names.asking_sockets(self._made.namespace, _KINDS[str(kind)], _FAMILIES[family], count)
+        return names.asking_sockets(self._made.namespace, kinds[0], families[0], count)
 
     def listeners(self, wanted: Sequence[str]) -> None:
         """Answer at these addresses of the host's name servers, and at no others of them."""
