@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tests.fuzz import control_side, data_side, home_side, local_side, train_side
+from tests.fuzz import control_side, data_side, home_side, local_side, names_side, train_side
 from tsns.error import ProtocolError
 
 MAX_CASE_BYTES: Final = 4096
@@ -242,9 +242,24 @@ TARGETS: Final = (
     # programs on this machine
     Target(
         "dns-query",
-        data_side.dns_query,
-        data_side.dns_seeds(),
+        names_side.query,
+        names_side.query_seeds(),
         words=("\\xc0\\x0c", "\\x03web\\x04tail\\x07example\\x00", "\\x00\\x00\\x29", "\\x07in-addr\\x04arpa\\x00"),
+    ),
+    Target(
+        "dns-reply",
+        names_side.reply,
+        names_side.reply_seeds(),
+        words=(
+            "\\xc0\\x0c",
+            "\\x03www\\x07example\\x03com\\x00",
+            "\\x00\\x00\\x29",
+            "\\x00\\x06\\x00\\x01",
+            "\\x81\\x83",
+        ),
+    ),
+    Target(
+        "resolv-conf", names_side.resolv_conf, names_side.RESOLV_CONF_SEEDS, words=("nameserver ", "\\x25eth0", "::")
     ),
     Target("local-api", local_side.local_api, local_side.LOCAL_API_SEEDS, words=(*_HTTP, *_JSON)),
     Target("control-message", local_side.control_message, local_side.CONTROL_MESSAGE_SEEDS, words=_JSON),

@@ -3,16 +3,21 @@
 Sockets in the file system ignore network namespaces: nscd, systemd-resolved or Avahi would answer from outside. So their directories are
 covered, nsswitch.conf asks files and DNS alone, and resolv.conf names MagicDNS. /sys shows the network namespace that it was mounted in, so
 the inner one's own part of it is laid over the host's.
+
+When the host puts another file in the place of one of its own, the kernel takes away what was mounted on the old one, in all mount
+namespaces and without a word. `inject` puts it back.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 from typing import Final
 
 from tsns.error import UserError
 from tsns.netns import linux
+from tsns.netns.child import in_child
 
 RESOLV_PATH: Final = "/etc/resolv.conf"
 NSSWITCH_PATH: Final = "/etc/nsswitch.conf"
@@ -37,9 +42,7 @@ def enter_private(resolv: str, nsswitch_file: str) -> None:
     """
     linux.unshare(linux.CLONE_NEWNS)
     linux.mount("none", "/", linux.MS_REC | linux.MS_SLAVE)  # later mounts of the host still arrive, ours do not leave
-    for directory in MASKED_DIRECTORIES:
-        if os.path.isdir(directory):
-            linux.mount("tmpfs", directory, _MASK_FLAGS, kind="tmpfs", options="mode=0755,size=64k")
+    _mask()
     _cover(resolv, RESOLV_PATH, required=True)
     _cover(nsswitch_file, NSSWITCH_PATH, required=False)
     with contextlib.suppress(
@@ -57,16 +60,50 @@ def _show_own_interfaces() -> None:
         linux.unmount(_WORKPLACE)
 
 
+def inject(covers: Mapping[str, str], namespace: int, *, mask: bool = False) -> None:
+    """Put files (values) over others (keys) in another mount namespace, where they are not yet; OSError where that cannot be.
+
+    `namespace` is a descriptor of the mount namespace, or of a process (pidfd) in it. With `mask` the resolvers' directories are
+    covered there as well. What is missing there is left out.
+    """
+    in_child(lambda: _inject(covers, namespace, mask=mask))
+
+
+def _inject(covers: Mapping[str, str], namespace: int, *, mask: bool) -> list[int]:
+    # First everything that is reached by the paths of our own namespace.
+    found = {target: (os.stat(file), linux.detached_mount(file)) for target, file in covers.items()}
+    linux.setns(namespace, linux.CLONE_NEWNS)
+    if mask:
+        _mask()
+    for path, (status, mount) in found.items():
+        target = _target(path)
+        if target is not None and not os.path.samestat(status, os.stat(target)):
+            linux.attach_mount(mount, target)
+    return []
+
+
+def _mask() -> None:
+    for directory in MASKED_DIRECTORIES:
+        if os.path.isdir(directory) and not os.path.ismount(directory):
+            linux.mount("tmpfs", directory, _MASK_FLAGS, kind="tmpfs", options="mode=0755,size=64k")
+
+
 def _cover(source: str, path: str, *, required: bool) -> None:
-    target = os.path.realpath(path)
-    if os.path.dirname(target) in MASKED_DIRECTORIES:
-        os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))  # on the mask, not on the host's file
-    elif not os.path.exists(target):
+    target = _target(path)
+    if target is None:
         if not required:
             return  # the C library's own default is files and DNS
         raise UserError(
-            f"this machine has no {path} that a private one could cover", f"make an empty one: `touch {target}`"
+            f"this machine has no {path} that a private one could cover", f"make an empty one: `touch {path}`"
         )
     linux.mount(source, target, linux.MS_BIND)
     kept = os.statvfs(target).f_flag & _MASK_FLAGS  # an ordinary user may not lift them, and they have the same numbers
     linux.mount("none", target, linux.MS_BIND | linux.MS_REMOUNT | linux.MS_RDONLY | kept)
+
+
+def _target(path: str) -> str | None:
+    """The file behind this path, made where it would be on one of our masks; None where there is none."""
+    target = os.path.realpath(path)
+    if os.path.dirname(target) in MASKED_DIRECTORIES:
+        os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))  # on the mask, not on the host's file
+    return target if os.path.exists(target) else None

@@ -6,6 +6,7 @@ use, so that nothing has another way when the TUN is gone. Addresses and routes 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -13,12 +14,15 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from tsns.netns import linux, netlink, user_namespace
 from tsns.netns.child import in_child
 from tsns.netns.tun import MTU_BYTES, SUPER_PACKET_BYTES, SUPER_PACKET_SEGMENTS, TUN_NAME, TUN_QUEUE_FRAMES, open_tun
 from tsns.proto.addresses import CGNAT_TEXT, SERVICE_V4_TEXT, SERVICE_V6_TEXT, ULA_TEXT
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
 
 Taken = TypeVar("Taken")
 
@@ -26,6 +30,8 @@ LOOPBACK_INDEX: Final = 1
 STANDING_METRIC: Final = 1 << 30  # behind every other route
 DNS_PORT: Final = 53
 DNS_BACKLOG: Final = 64
+STUB_TEXT: Final = "127.0.0.53"  # where systemd-resolved listens: some programs know it by heart
+_LOOPBACK_TEXTS: Final = ("127.0.0.1", "::1", SERVICE_V4_TEXT, SERVICE_V6_TEXT)
 ALL_GROUPS: Final = "0 2147483647"
 IFA_F_NODAD: Final = 2
 LEAVING_S: Final = 2.0  # the engine of a keeper that was killed has ended by then, and let go of TUN and sockets
@@ -36,7 +42,7 @@ class Made:
     """What a node's namespace consists of, as descriptors."""
 
     def __init__(self, fds: list[int]) -> None:
-        self.tun, self.namespace, *self.dns = fds  # dns: UDP and TCP sockets over IPv4, then over IPv6
+        self.tun, self.namespace, *self.dns = fds  # dns: a UDP and a TCP socket for each of the service's addresses
 
 
 def make(*, adopted: int | None = None, map_root: bool = False) -> Made:
@@ -69,6 +75,8 @@ def _make(adopted: int | None, *, rootless: bool, map_root: bool) -> list[int]:
             netlink.ensure(ip.addr, index=LOOPBACK_INDEX, address=address, prefixlen=bits, flags=IFA_F_NODAD)
         for prefix in (CGNAT_TEXT, ULA_TEXT):
             ip.route("replace", dst=prefix, type="unreachable", priority=STANDING_METRIC)
+        if adopted:
+            _give_up_addresses(ip)
         index = ip.link_lookup(ifname=TUN_NAME)[0]
         ip.link("set", index=index, mtu=MTU_BYTES, txqlen=TUN_QUEUE_FRAMES, state="up")
         # Longer ones, where the kernel does not know these limits, are sent as two trains.
@@ -76,12 +84,22 @@ def _make(adopted: int | None, *, rootless: bool, map_root: bool) -> list[int]:
             ip.link, "set", index=index, gso_max_size=SUPER_PACKET_BYTES, gso_max_segs=SUPER_PACKET_SEGMENTS
         )
     sockets = [
-        _once_free(partial(_dns_socket, kind, address), deadline)
+        _once_free(partial(dns_socket, kind, address), deadline)
         for address in (SERVICE_V4_TEXT, SERVICE_V6_TEXT)
-        for kind in _DNS_KINDS
+        for kind in DNS_KINDS
     ]
+    with contextlib.suppress(OSError):  # a command left there may have a resolver of its own
+        sockets += [_once_free(partial(dns_socket, kind, STUB_TEXT), deadline) for kind in DNS_KINDS]
     namespace = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     return [tun, namespace, *(sock.detach() for sock in sockets)]
+
+
+def _give_up_addresses(ip: IPRoute) -> None:
+    """Those that a keeper before us put on loopback, for name servers that the host may not have any more."""
+    for item in ip.get_addr(index=LOOPBACK_INDEX):
+        address, bits = str(item.get_attr("IFA_ADDRESS")), int(item["prefixlen"])
+        if address not in _LOOPBACK_TEXTS:
+            ip.addr("del", index=LOOPBACK_INDEX, address=address, prefixlen=bits)
 
 
 def _once_free(take: Callable[[], Taken], deadline: float) -> Taken:
@@ -95,10 +113,11 @@ def _once_free(take: Callable[[], Taken], deadline: float) -> Taken:
         time.sleep(_FREE_RETRY_S)
 
 
-_DNS_KINDS: Final = (socket.SOCK_DGRAM, socket.SOCK_STREAM)
+DNS_KINDS: Final = (socket.SOCK_DGRAM, socket.SOCK_STREAM)
 
 
-def _dns_socket(kind: int, address: str) -> socket.socket:
+def dns_socket(kind: int, address: str) -> socket.socket:
+    """A bound UDP or listening TCP socket for DNS, in the namespace of the caller; OSError where the address is taken."""
     sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind | socket.SOCK_NONBLOCK)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

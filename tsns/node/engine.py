@@ -27,19 +27,20 @@ from tsns.control.client import ControlClient
 from tsns.control.netmap import NetMap, NetMapChange
 from tsns.derp.client import DerpClients
 from tsns.derp.relay import State
-from tsns.dns.resolver import Resolver, search_domains
-from tsns.dns.server import DnsServer
+from tsns.dns.resolver import search_domains
 from tsns.error import UserError
 from tsns.filter.packet_filter import PacketFilter
 from tsns.keys import KEY_BYTES, DiscoPrivate, NodePrivate, NodePublic
 from tsns.netns.underlay import Underlay
 from tsns.node.condition import RENEWAL_PATIENCE_S, Condition
+from tsns.node.dns_api import DnsApi
 from tsns.node.home import HomeFinder
 from tsns.node.hostinfo import hostinfo
 from tsns.node.keeper_channel import KeeperChannel
 from tsns.node.live_settings import changed
 from tsns.node.localapi import Answer, Handler, LocalApi
 from tsns.node.login_api import LoginApi
+from tsns.node.name_service import NameService
 from tsns.node.netcheck_api import netcheck
 from tsns.node.netmap_cache import NetmapCache
 from tsns.node.peering import Peering, name_of, node_key
@@ -121,11 +122,10 @@ class Engine:
         self._router = Router(self._device, self._filter, disco, direct=config.direct)
         self._peering = Peering(self._device, self._router, boot_time)
         self._routing = Routing(
-            self._peering, self._condition, config, latency=self._latency, changed=self._network_wanted.set
+            self._peering, self._condition, config, latency=self._latency, changed=self._on_ways_changed
         )
         self._pings = Pings()
-        self._resolver = Resolver()
-        self._dns = DnsServer(self._resolver)
+        self._names = NameService(self._keeper, self._device, tls, accept=config.accept_dns)
         self._pump: TunPump | None = None
         self._node_private = node_private
         self._derp = self._make_derp(node_private)
@@ -157,6 +157,7 @@ class Engine:
             ("GET", "/tsns/v1/netcheck"): self._on_netcheck,
             ("POST", "/tsns/v1/ping"): self._on_ping,
             **logins.handlers(),
+            **DnsApi(self._names, lambda: self._netmap.dns if self._netmap else None).handlers(),
         }
         self._api = LocalApi(given.api, frozenset({0, os.getuid(), config.owner_uid}), handlers)
 
@@ -205,7 +206,7 @@ class Engine:
         if self._pump is not None:
             self._pump.close()
         await self._api.close()
-        await self._dns.close()
+        await self._names.close()
         await self._derp.close()
 
     def _spawn(self, work: Any) -> None:
@@ -375,7 +376,7 @@ class Engine:
             if not self._condition.connected and self._condition.home is None:
                 self._home.assume(itself.home_derp)  # where peers know us to be
         if change.dns or change.self_changed:
-            self._resolver.configure(self_node=itself, config=netmap.dns)
+            self._follow_names()
             self._keeper.say({"ask": "dns", "search": search_domains(netmap.dns)})
         if change.self_changed:
             self._network_wanted.set()
@@ -404,7 +405,7 @@ class Engine:
                 for key in begun_anew:
                     self._pump.begin_anew(key)
             for old, new in change.peers():
-                self._resolver.update_peer(old, new)
+                self._names.update_peer(old, new)
                 yield
         finally:
             if many:
@@ -424,8 +425,26 @@ class Engine:
             self._judge_by(self._netmap, NetMapChange(first=False, rules=True))
         self._control.set_hostinfo(hostinfo(config, self._identity))
         self._keeper.say({"say": "configured", "error": "", "hint": ""})
+        self._follow_names()
         self._unsettled = True
         self._network_wanted.set()
+
+    def _on_ways_changed(self) -> None:
+        """Other routes, or another exit node."""
+        self._network_wanted.set()
+        self._follow_names()
+
+    def _follow_names(self) -> None:
+        netmap, config = self._netmap, self._config
+        if netmap is not None:
+            self._names.configure(
+                netmap.self_node,
+                netmap.dns,
+                self._routing.selected(netmap),
+                accept=config.accept_dns,
+                # Whoever wants an exit node wants no question to go another way, be it there or not.
+                allow_underlay=config.with_internet and not config.exit_node,
+            )
 
     async def _watch_expiry(self) -> None:
         """Keys run out without a word from control."""
@@ -452,10 +471,7 @@ class Engine:
         self._pump.start()
         self._reachability.set_pump(self._pump)
         self._spawn(self._reachability.run())
-        sockets = [socket.socket(fileno=fd) for fd in dns]
-        udp = [sock for sock in sockets if sock.type == socket.SOCK_DGRAM]
-        tcp = [sock for sock in sockets if sock.type == socket.SOCK_STREAM]
-        self._spawn(self._dns.start(udp, tcp))
+        self._spawn(self._names.run([socket.socket(fileno=fd) for fd in dns]))
         self._namespace_made.set()
 
     def _on_tun_lost(self) -> None:

@@ -166,7 +166,10 @@ def settings(config: NodeConfig) -> Mapping[str, Any]:
 
 
 def _write_in_place(path: Path, text: str) -> None:
-    """Not by another file: commands inside have this very one mounted."""
+    """Not by another file: commands inside have this very one mounted. Not for nothing either: for a moment it is empty."""
+    with contextlib.suppress(OSError, ValueError):
+        if path.read_text() == text:
+            return
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, READABLE_MODE)
     with open(fd, "w") as file:
         file.write(text)

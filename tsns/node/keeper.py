@@ -31,6 +31,7 @@ from tsns.node.clients import Client, Clients, listening_socket
 from tsns.node.engine import Given
 from tsns.node.engine_process import EngineProcess
 from tsns.node.files import NodeFiles, refused_change, settings
+from tsns.node.inside_names import InsideNames
 from tsns.node.live_settings import LiveChanges, changed, difference
 from tsns.node.logfile import LogFile, LogPipe
 from tsns.node.messages import Message
@@ -70,6 +71,7 @@ class Keeper:
         self._clients = Clients(self._watch, self._on_request, self._scan_soon)
         self._engine = EngineProcess(self._watch, self._on_engine, self._on_engine_end)
         self._uplink = Uplink(self._watch, self._answer_if_ready)
+        self._names = InsideNames(self._watch, places, self._files, self._engine)
         self._namespace: namespace.Made | None = None
         self._commands = 0  # that went inside and have not ended
         self._scan_delay_s = SCAN_FIRST_S
@@ -107,7 +109,7 @@ class Keeper:
             if self._config.with_internet:
                 uplink.check()
             self._identity = self._files.load_identity(self._config.login_server)
-            self._files.write_nsswitch()
+            self._names.start()
             self._set_search([])
             self._api = listening_socket(socket.SOCK_STREAM, self._places.api, self._config.owner_uid)
             self._clients.listen(self._places.control)
@@ -135,6 +137,7 @@ class Keeper:
         if self._config.carries:
             forwarding.apply(self._namespace.namespace, wanted=True)
         self._uplink.set_namespace(self._namespace.namespace)
+        self._names.made(self._namespace)
         log.info("namespace %s made in %.0f ms", self._places.namespace, 1000 * (time.monotonic() - began))
         self._give_tun()
 
@@ -347,6 +350,7 @@ class Keeper:
     def _give_tun(self) -> None:
         if self._namespace is not None:
             self._engine.tell({"give": "tun"}, [self._namespace.tun, *self._namespace.dns])
+            self._names.tell()
 
     def _on_engine(self, message: Message, fds: Sequence[int]) -> None:
         """The engine's words. Nothing here believes them further than it has checked."""
@@ -372,6 +376,10 @@ class Keeper:
                 self._engine.tell({"done": "network", "error": error})
             case {"ask": "dns", "search": list(search)}:
                 self._change_search([str(domain) for domain in search])
+            case {"ask": "sockets"}:
+                self._names.sockets(message)
+            case {"ask": "listeners", "addresses": list(addresses)}:
+                self._names.listeners([str(address) for address in addresses])
             case {"ask": "cache"} if len(fds) == 1:
                 self._engine.tell({"done": "cache", "error": self._files.save_cache(fds[0])})
             case {"ask": "inside"}:

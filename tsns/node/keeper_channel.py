@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,7 +21,8 @@ log = logging.getLogger(__name__)
 class KeeperChannel:
     """The engine's end of the channel. `on_tun` gets descriptors (TUN, then DNS sockets), `on_stop` whether to log out.
 
-    `on_configure` gets settings that are others from now on.
+    `on_configure` gets settings that are others from now on; `on_nameservers` may be set: it gets the host's name servers as its programs
+    know them, and all of their addresses.
     """
 
     def __init__(
@@ -34,7 +36,8 @@ class KeeperChannel:
         self._on_configure = on_configure
         self._on_tun = on_tun
         self._on_stop = on_stop
-        self._asked: dict[str, deque[asyncio.Future[Message]]] = {}
+        self._asked: dict[str, deque[asyncio.Future[tuple[Message, list[int]]]]] = {}
+        self.on_nameservers: Callable[[list[str], list[str]], None] = lambda *_: None
 
     def start(self) -> None:
         """Hear the keeper from now on."""
@@ -56,9 +59,11 @@ class KeeperChannel:
             case {"done": str(what)}:
                 waiting = self._asked.get(what)
                 if waiting:
-                    waiting.popleft().set_result(message)
+                    waiting.popleft().set_result((message, fds))
             case {"configure": dict(settings)}:
                 self._on_configure(settings)
+            case {"give": "nameservers", "servers": list(servers), "addresses": list(addresses)}:
+                self.on_nameservers([str(text) for text in servers], [str(text) for text in addresses])
             case {"stop": True, "logout": logout}:
                 self._on_stop(bool(logout))
             case _:
@@ -76,11 +81,28 @@ class KeeperChannel:
 
         Copies of the descriptors go with the question.
         """
-        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        answer, given = await self.ask_for_descriptors(what, message, fds)
+        _close(given)
+        return answer
+
+    async def ask_for_descriptors(
+        self, what: str, message: Message | None = None, fds: Sequence[int] = ()
+    ) -> tuple[Message, list[int]]:
+        """The same for what is answered with descriptors, which are the caller's then."""
+        answer: asyncio.Future[tuple[Message, list[int]]] = asyncio.get_running_loop().create_future()
         self._asked.setdefault(what, deque()).append(answer)
         self.say({"ask": what, **(message or {})}, fds)
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                return await asyncio.shield(answer)  # a late answer still belongs to this question
-        except TimeoutError:
-            return {"error": "the keeper did not answer"}
+                return await asyncio.shield(answer)
+        except BaseException as error:
+            # A late answer still belongs to this question, and so do its descriptors.
+            answer.add_done_callback(lambda late: None if late.cancelled() else _close(late.result()[1]))
+            if isinstance(error, TimeoutError):
+                return {"error": "the keeper did not answer"}, []
+            raise
+
+
+def _close(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)

@@ -48,7 +48,7 @@ class Routing:
         self._changed = changed
         self._choice = Choice()
         self._guessed = False  # whether `auto:any` was answered before anything was measured
-        self._prefixes: list[Prefix] = []
+        self._prefixes: list[Prefix] | None = []
         self._routes: list[str] = []
 
     def applying(self, netmap: NetMap, change: NetMapChange, wall_now: float) -> Steps[list[NodePublic]]:
@@ -113,6 +113,7 @@ class Routing:
             log.info("exit node: %s", full_name(choice.node) if choice.node is not None else "none")
             measured = choice.node is not None and self._latency(choice.node.home_derp or 0) is not None
             self._guessed = wanted == AUTO and number != 0 and not measured
+            self._prefixes = None  # whatever they are, there is something new
         self._peering.use(netmap, subnets=self._config.accept_routes, exit_node=number, wall_now=wall_now)
         self._find_routes(netmap)
 

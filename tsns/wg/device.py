@@ -154,6 +154,14 @@ class Device:
 
     # --- configuration ---------------------------------------------------------------------------------------------
 
+    def carries(self, address: bytes) -> bool:
+        """Whether packets to this packed address go to some peer."""
+        return self._allowed.lookup(address) is not None
+
+    def covers(self, address: bytes) -> bool:
+        """Whether they do so by more than a default route."""
+        return self._allowed.covers(address)
+
     def set_peer(self, key: NodePublic, allowed: Sequence[Prefix], *, preshared: bytes = NO_PRESHARED_KEY) -> None:
         """Add or change a peer. Its session stays, as do those of all others; a prefix that another peer had moves to
         this one.
