@@ -11,7 +11,7 @@ entries keeps a list, which is smaller.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from typing import Final
 
 DENSE: Final = (
@@ -21,22 +21,25 @@ DENSE: Final = (
 Group = list[int]  # the entries of one node, in rising order
 
 
-def nodes(first: int, last: int, width: int) -> Iterator[int]:
+def nodes(first: int, last: int, width: int) -> Sequence[int]:
     """The fewest nodes that together cover the numbers from `first` to `last`, both included."""
-    size = last - first + 1
-    if size > 0 and not (size & (size - 1) or first & (size - 1)):  # a prefix
-        yield (1 << width | first) >> (size.bit_length() - 1)
-        return
     low, high = 1 << width | first, 1 << width | last
+    if low == high:
+        return (low,)
+    size = high - low + 1
+    if size > 0 and not (size & (size - 1) or low & (size - 1)):  # a prefix
+        return (low >> (size.bit_length() - 1),)
+    found = []
     while low <= high:
         if low & 1:
-            yield low
+            found.append(low)
             low += 1
         if not high & 1:
-            yield high
+            found.append(high)
             high -= 1
         low >>= 1
         high >>= 1
+    return found
 
 
 class NodeIndex:
@@ -97,12 +100,11 @@ class NodeIndex:
         return bool(self._groups or self._sets)
 
 
-def set_of(entries: Iterable[int]) -> int:
-    """A set of entries."""
-    found = bytearray()
+def set_of(entries: Sequence[int]) -> int:
+    """A set of entries that come in rising order."""
+    if not entries:
+        return 0
+    found = bytearray((entries[-1] >> 3) + 1)
     for entry in entries:
-        place = entry >> 3
-        if place >= len(found):
-            found.extend(bytes(place + 1 - len(found)))
-        found[place] |= 1 << (entry & 7)
+        found[entry >> 3] |= 1 << (entry & 7)
     return int.from_bytes(found, "little")

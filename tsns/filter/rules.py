@@ -23,6 +23,7 @@ CapabilityHolders = Callable[[str], Iterable[Prefix]]  # the addresses of the no
 CAPABILITY_MARK: Final = "cap:"
 MAX_PORT: Final = 0xFFFF
 MAX_RANGE_NODES: Final = 1 << 17  # of the indices that ranges of addresses may take: one of IPv6 needs up to 254
+MAX_SOURCES_SEEN: Final = 256  # whose entries are remembered
 MAX_PLACES: Final = 1 << 22  # that entries may take in the indices of addresses
 DEFAULT_PROTOCOLS: Final = frozenset({int(p) for p in (Protocol.TCP, Protocol.UDP, Protocol.ICMP, Protocol.ICMPV6)})
 
@@ -47,6 +48,7 @@ class RuleSet:
         "_lets_unsigned_in",
         "_ports",
         "_sources",
+        "_sources_seen",
         "capabilities",
         "skipped",
     )
@@ -67,6 +69,7 @@ class RuleSet:
         # In one order for both: who holds a capability is an index of their numbers.
         self._by_capability = [(name, set_of(reader.capabilities[name])) for name in sorted(reader.capabilities)]
         self._holders = _indices()
+        self._sources_seen: dict[bytes, int] = {}
 
     @property
     def rejected(self) -> bool:
@@ -78,6 +81,7 @@ class RuleSet:
 
         Rules that let in peers which nobody has signed are void as a whole: control is not to be trusted then.
         """
+        self._sources_seen.clear()
         self._holders = _indices()
         for number, (name, entries) in enumerate(self._by_capability):
             if entries:
@@ -110,16 +114,23 @@ class RuleSet:
         if self._lets_unsigned_in:
             return 0
         found = self._destinations[len(destination)].covering(int.from_bytes(destination, "big"))
-        if not found:
-            return 0
-        value, family = int.from_bytes(source, "big"), len(source)
-        entries = self._sources[family].covering(value)
-        held = self._holders[family].covering(value)
-        while held:
-            number = held.bit_length() - 1
-            entries |= self._by_capability[number][1]
-            held ^= 1 << number
-        return found & entries
+        return found and found & self._of_source(source)
+
+    def _of_source(self, source: bytes) -> int:
+        """The entries for this source. Most packets are of a few."""
+        entries = self._sources_seen.get(source)
+        if entries is None:
+            value, family = int.from_bytes(source, "big"), len(source)
+            entries = self._sources[family].covering(value)
+            held = self._holders[family].covering(value)
+            while held:
+                number = held.bit_length() - 1
+                entries |= self._by_capability[number][1]
+                held ^= 1 << number
+            if len(self._sources_seen) >= MAX_SOURCES_SEEN:
+                self._sources_seen.clear()
+            self._sources_seen[source] = entries
+        return entries
 
 
 def _indices() -> dict[int, NodeIndex]:
@@ -173,15 +184,22 @@ class _Reader:
         if not rule.dst_ports:
             return True  # of a grant of capabilities, which permits no packet
         by_ports: dict[tuple[int, int], list[Group]] = {}
+        known = self._destination_groups
         for entry in rule.dst_ports:
             if entry.bits is not None:
                 return False
-            ports = (entry.ports.first, entry.ports.last) if entry.ports else (0, 0)  # Go's zero value
-            destinations = by_ports.setdefault(ports, [])
-            destinations += self._of_destination(entry.ip or "")
+            range_ = entry.ports
+            ports = (range_.first, range_.last) if range_ is not None else (0, 0)  # Go's zero value
+            text = entry.ip or ""
+            groups = known.get(text) or self._of_destination(text)
+            if ports in by_ports:
+                by_ports[ports] += groups
+            else:
+                by_ports[ports] = [*groups]
         sources: list[Group] = []
+        known = self._source_groups
         for text in rule.src_ips or ():
-            sources += self._of_source(text)
+            sources += known.get(text) or self._of_source(text)
         protocols = self._protocols(rule.ip_proto)
         if sources and protocols is not None:
             for ports, destinations in by_ports.items():
@@ -189,7 +207,9 @@ class _Reader:
                     self._enter(protocols, sources, destinations, ports)
         return True
 
-    def _enter(self, protocols: Group, sources: list[Group], destinations: list[Group], ports: tuple[int, int]) -> None:
+    def _enter(
+        self, protocols: Group, sources: list[Group], destinations: list[Group], ports: tuple[int, int]
+    ) -> None:
         self._places += len(sources) + len(destinations)
         if self._places > MAX_PLACES:
             self.skipped += 1
@@ -197,9 +217,12 @@ class _Reader:
         number = self._entries
         self._entries = number + 1
         protocols.append(number)
-        for groups in (sources, destinations, self._of_ports(ports)):
-            for group in groups:
-                group.append(number)
+        for group in sources:
+            group.append(number)
+        for group in destinations:
+            group.append(number)
+        for group in self._port_groups.get(ports) or self._of_ports(ports):
+            group.append(number)
         if ports[0] <= 0 and ports[1] >= MAX_PORT:
             self.all_ports.append(number)
 
@@ -212,42 +235,32 @@ class _Reader:
         return self._by_protocols.setdefault(protocols, []) if protocols else None
 
     def _of_ports(self, ports: tuple[int, int]) -> Sequence[Group]:
-        groups = self._port_groups.get(ports)
-        if groups is None:
-            first, last = max(ports[0], 0), min(ports[1], MAX_PORT)
-            found = nodes(first, last, _PORT_BITS) if first <= last else ()
-            groups = self._port_groups[ports] = [self.ports.group(node) for node in found]
+        first, last = max(ports[0], 0), min(ports[1], MAX_PORT)
+        found = nodes(first, last, _PORT_BITS) if first <= last else ()
+        groups = self._port_groups[ports] = [self.ports.group(node) for node in found]
         return groups
 
     def _of_source(self, text: str) -> Sequence[Group]:
-        groups = self._source_groups.get(text)
-        if groups is None:
-            if text.startswith(CAPABILITY_MARK):
-                groups = [self.capabilities.setdefault(text.removeprefix(CAPABILITY_MARK), [])]
-            else:
-                groups = self._of_addresses(text, self.sources)
-            self._source_groups[text] = groups
-        if not groups:
-            self.skipped += 1
+        if text.startswith(CAPABILITY_MARK):
+            groups: Sequence[Group] = [self.capabilities.setdefault(text.removeprefix(CAPABILITY_MARK), [])]
+        else:
+            groups = self._of_addresses(text, self.sources)
+        self._source_groups[text] = groups
         return groups
 
     def _of_destination(self, text: str) -> Sequence[Group]:
-        groups = self._destination_groups.get(text)
-        if groups is None:
-            groups = self._destination_groups[text] = self._of_addresses(text, self.destinations)
-        if not groups:
-            self.skipped += 1
+        groups = self._destination_groups[text] = self._of_addresses(text, self.destinations)
         return groups
 
     def _of_addresses(self, text: str, indices: dict[int, NodeIndex]) -> Sequence[Group]:
         """Where the indices keep what is said about these addresses; nowhere, where the text is not understood."""
         is_range = "-" in text
-        if is_range and self._range_nodes > MAX_RANGE_NODES:
-            return ()
         try:
-            groups = [group for found in parse_spans(text) for group in _groups(indices, found)]
+            if not is_range or self._range_nodes <= MAX_RANGE_NODES:
+                groups = [group for found in parse_spans(text) for group in _groups(indices, found)]
+                self._range_nodes += is_range * len(groups)
+                return groups
         except ValueError:
-            return ()
-        if is_range:
-            self._range_nodes += len(groups)
-        return groups
+            pass
+        self.skipped += 1
+        return ()

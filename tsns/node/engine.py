@@ -45,6 +45,7 @@ from tsns.node.pings import Pings
 from tsns.node.reachability import Reachability
 from tsns.node.rules import apply_rules
 from tsns.node.status import named, status
+from tsns.node.whois_api import Whois
 from tsns.paths.netcheck import Report
 from tsns.paths.peer_paths import PathChanged, Ponged, WantEndpoints
 from tsns.proto.addresses import Endpoint
@@ -112,6 +113,7 @@ class Engine:
         self._router = Router(self._device, self._filter, disco, direct=config.direct)
         self._peering = Peering(self._device, self._router, boot_time)
         self._pings = Pings()
+        self._whois = Whois()
         self._resolver = Resolver()
         self._dns = DnsServer(self._resolver)
         self._pump: TunPump | None = None
@@ -144,6 +146,7 @@ class Engine:
             ("GET", "/tsns/v1/status"): self._on_status,
             ("GET", "/tsns/v1/netcheck"): self._on_netcheck,
             ("POST", "/tsns/v1/ping"): self._on_ping,
+            ("POST", "/tsns/v1/whois"): self._on_whois,
             **logins.handlers(),
         }
         self._api = LocalApi(given.api, frozenset({0, os.getuid(), config.owner_uid}), handlers)
@@ -498,6 +501,9 @@ class Engine:
 
     async def _on_ping(self, asked: Answer, _uid: int) -> Answer:
         return await self._pings.ask(asked, self._netmap, self._pump)
+
+    async def _on_whois(self, asked: Answer, _uid: int) -> Answer:
+        return self._whois.answer(asked, self._netmap)
 
     def _on_event(self, event: Event) -> None:
         match event:
