@@ -11,7 +11,7 @@ entries keeps a list, which is smaller.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Final
 
 DENSE: Final = (
@@ -60,12 +60,19 @@ class NodeIndex:
             group = self._groups[node] = []
         return group
 
-    def seal(self, entries: int) -> None:
-        """Get ready to be asked about so many entries. Groups without any are left out."""
+    def seal(self, entries: int) -> Generator[None, None, None]:
+        """Get ready, in steps, to be asked about so many entries. Groups without any are left out."""
         few = max(entries // DENSE, 1)
-        self._sets = {node: set_of(group) for node, group in self._groups.items() if len(group) > few}
-        self._groups = {node: group for node, group in self._groups.items() if 0 < len(group) <= few}
-        lengths = {node.bit_length() for found in (self._groups, self._sets) for node in found}
+        groups, self._groups = self._groups, {}
+        lengths = set()
+        for node, group in groups.items():
+            if group:
+                lengths.add(node.bit_length())
+                if len(group) > few:
+                    self._sets[node] = set_of(group)
+                else:
+                    self._groups[node] = group
+            yield
         self._depths = tuple(sorted(self._width + 1 - length for length in lengths))
 
     def covering(self, value: int) -> int:

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import enum
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Final
 
 from tsns.filter.addresses import AddressSet, span
@@ -124,15 +124,34 @@ class PacketFilter:
         capability_holders: CapabilityHolders,
         unsigned: Iterable[Prefix] = (),
     ) -> None:
-        """Put a netmap's rules in force. Those that are the very tuple of the last time are not compiled again.
+        """Put a netmap's rules in force, all at once: see `updating`."""
+        for _ in self.updating(
+            rules, local, shields_up=shields_up, capability_holders=capability_holders, unsigned=unsigned
+        ):
+            pass
 
-        `local` holds our own addresses and the routes that we advertise; `capability_holders` is asked, at once and for each
+    def updating(
+        self,
+        rules: Sequence[FilterRule],
+        local: Sequence[Prefix],
+        *,
+        shields_up: bool,
+        capability_holders: CapabilityHolders,
+        unsigned: Iterable[Prefix] = (),
+    ) -> Generator[None, None, None]:
+        """Put a netmap's rules in force, in steps, at the last of them; until then, those before are. Rules that are the very tuple of
+        the last time are not compiled again.
+
+        `local` holds our own addresses and the routes that we advertise; `capability_holders` is asked, at the end and for each
         `cap:NAME` among the sources, for the addresses of the nodes that hold it. `unsigned` are the addresses of peers that
         Tailnet Lock has not vouched for (UnsignedPeerAPIOnly): rules that allow one of them anything are void altogether.
         """
+        compiled = self._rules
         if rules is not self._compiled or not isinstance(rules, tuple):
-            self._rules, self._compiled = RuleSet(rules), rules
-        self._rules.look_up(capability_holders, unsigned)
+            compiled = RuleSet()
+            yield from compiled.compile(rules)
+        compiled.look_up(capability_holders, unsigned)
+        self._rules, self._compiled = compiled, rules
         self._local = AddressSet(span(prefix) for prefix in local)
         self._shields_up = shields_up
         self._verdicts.clear()

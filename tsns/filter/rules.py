@@ -9,7 +9,7 @@ and its protocol. For each of these an index knows which entries do, so that the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Final
 
 from tsns.filter.addresses import Span, parse_spans, span
@@ -53,14 +53,35 @@ class RuleSet:
         "skipped",
     )
 
-    def __init__(self, rules: Sequence[FilterRule] = ()) -> None:
-        """Compile rules. Void as a whole are rules of which one has the oldest form, as its meaning would be a guess."""
+    def __init__(self) -> None:
+        self._be(_Reader())
+
+    @classmethod
+    def of(cls, rules: Iterable[FilterRule]) -> RuleSet:
+        """Compile rules, all at once."""
+        compiled = cls()
+        for _ in compiled.compile(rules):
+            pass
+        return compiled
+
+    def compile(self, rules: Iterable[FilterRule]) -> Generator[None, None, None]:
+        """Become these rules, in steps: thousands take longer than packets should wait. Until the end, nothing changes.
+
+        Void as a whole are rules of which one has the oldest form, as its meaning would be a guess.
+        """
         reader = _Reader()
-        self._is_ancient = not all(map(reader.read, rules))
+        for rule in rules:
+            if not reader.read(rule):
+                reader = _Reader()
+                reader.is_ancient = True
+                break
+            yield
+        yield from reader.seal()
+        self._be(reader)
+
+    def _be(self, reader: _Reader) -> None:
+        self._is_ancient = reader.is_ancient
         self._lets_unsigned_in = False
-        if self._is_ancient:
-            reader = _Reader()
-        reader.seal()
         self.skipped = reader.skipped
         self._sources, self._destinations, self._ports = reader.sources, reader.destinations, reader.ports
         self._by_protocol = reader.by_protocol()
@@ -89,7 +110,8 @@ class RuleSet:
                     for group in _groups(self._holders, span(prefix)):
                         group.append(number)
         for index in self._holders.values():
-            index.seal(len(self._by_capability))
+            for _ in index.seal(len(self._by_capability)):
+                pass
         self._lets_unsigned_in = any(
             found[len(first)].overlaps(int.from_bytes(first, "big"), int.from_bytes(last, "big"))
             for first, last in map(span, unsigned)
@@ -150,6 +172,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self.skipped = 0
+        self.is_ancient = False
         self.sources = _indices()
         self.destinations = _indices()
         self.ports = NodeIndex(_PORT_BITS)
@@ -163,10 +186,10 @@ class _Reader:
         self._range_nodes = 0
         self._places = 0
 
-    def seal(self) -> None:
+    def seal(self) -> Generator[None, None, None]:
         """Get the indices ready, when all rules have been read."""
         for index in (*self.sources.values(), *self.destinations.values(), self.ports):
-            index.seal(self._entries)
+            yield from index.seal(self._entries)
 
     def by_protocol(self) -> dict[int, int]:
         """The entries that list each protocol."""
@@ -207,9 +230,7 @@ class _Reader:
                     self._enter(protocols, sources, destinations, ports)
         return True
 
-    def _enter(
-        self, protocols: Group, sources: list[Group], destinations: list[Group], ports: tuple[int, int]
-    ) -> None:
+    def _enter(self, protocols: Group, sources: list[Group], destinations: list[Group], ports: tuple[int, int]) -> None:
         self._places += len(sources) + len(destinations)
         if self._places > MAX_PLACES:
             self.skipped += 1

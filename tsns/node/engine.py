@@ -54,12 +54,13 @@ from tsns.proxies import Proxies
 from tsns.state import Identity
 from tsns.wg.device import Device
 from tsns.wg.engines import choose, maker
-from tsns.wg.router import Event, Pong, Router, StunReply
+from tsns.wg.router import NO_PATH, Event, Pong, Router, StunReply
 from tsns.wg.socket import TunPump, boot_time
 
 LOGOUT_TIMEOUT_S: Final = 2.0  # all of the end is to take 3 s at most
 MAX_GREETED: Final = 32  # peers with whom a session is begun unasked
 CONTROL_AWAY: Final = "control cannot be reached: the tailnet is as it was last known"
+NO_TUN: Final = "came before there was a namespace"
 HOME_PATIENCE_S: Final = 15.0  # then the node is ready without a relay, and says so
 
 log = logging.getLogger(__name__)
@@ -441,13 +442,17 @@ class Engine:
 
     def _send_derp(self, region: int, peer: NodePublic, datagrams: Sequence[bytes]) -> None:
         way = self._derp.route(peer, region)
-        if way is not None:
-            self._derp.send(way, peer, list(datagrams))
-            self._arrange_reading()
+        if way is None:
+            self._router.counters.add(NO_PATH, len(datagrams))
+            return
+        self._derp.send(way, peer, list(datagrams))
+        self._arrange_reading()
 
     def _on_derp(self, region: int, frames: list[tuple[NodePublic, bytes]]) -> None:
-        if self._pump is not None:
-            self._pump.receive_derp(region, frames)
+        if self._pump is None:
+            self._router.counters.add(NO_TUN, len(frames))
+            return
+        self._pump.receive_derp(region, frames)
 
     def _arrange_reading(self) -> None:
         """Packets of the host's stay in the TUN while the relays have enough to do, and until there are rules to judge them by."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,7 +45,7 @@ def filled(parts: list[tuple[int, int]], repeated: int = 1) -> NodeIndex:
     for entry, (first, last) in enumerate(parts * repeated):
         for node in nodes(first, last, WIDTH):
             index.group(node).append(entry)
-    index.seal(len(parts) * repeated)
+    collections.deque(index.seal(len(parts) * repeated))
     return index
 
 
@@ -64,7 +66,7 @@ def test_overlap(parts: list[tuple[int, int]], probe: tuple[int, int]) -> None:
 def test_a_node_that_was_only_asked_for_is_none() -> None:
     index = NodeIndex(WIDTH)
     index.group(1)
-    index.seal(1)
+    collections.deque(index.seal(1))
     assert index.covering(3) == 0
     assert not index.overlaps(0, 63)
 

@@ -295,6 +295,19 @@ def test_the_same_tuple_of_rules_is_compiled_once_and_its_holders_are_asked_each
     assert subject.inbound(tcp(PEER, US, 22)) is Drop.NO_RULE_TCP_OPEN
 
 
+def test_rules_are_compiled_in_steps_and_come_into_force_at_the_last() -> None:
+    subject = made(SSH)
+    steps = subject.updating((rule(OTHER),) * 100, LOCAL, shields_up=False, capability_holders=lambda _: ())
+    count = 0
+    for _ in steps:
+        count += 1
+        assert subject.inbound(tcp(PEER, US, 22)) is None
+        assert subject.inbound(tcp(OTHER, US, 22)) is Drop.NO_RULE_TCP_OPEN
+    assert count >= 100
+    assert subject.inbound(tcp(PEER, US, 22)) is Drop.NO_RULE_TCP_OPEN
+    assert subject.inbound(tcp(OTHER, US, 22)) is None
+
+
 def test_what_is_not_understood_is_left_out_and_counted() -> None:
     subject = made(rule(["what", "100.64.0.2/10", PEER], ["who", US], protocols=[6, 999]))
     assert subject.rules.skipped == 4

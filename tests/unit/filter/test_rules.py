@@ -38,7 +38,7 @@ def rule(
 
 
 def compiled(*rules: FilterRule) -> RuleSet:
-    found = RuleSet(rules)
+    found = RuleSet.of(rules)
     found.look_up(lambda _: ())
     return found
 
@@ -120,7 +120,7 @@ flows = st.tuples(
 def test_an_index_permits_what_a_walk_through_the_rules_permits(
     rules: list[FilterRule], asked: list[tuple[int, bytes, bytes, int]]
 ) -> None:
-    walk, indexed = Walk(rules), RuleSet(rules)
+    walk, indexed = Walk(rules), RuleSet.of(rules)
     indexed.look_up(lambda capability: HOLDERS.get(capability, []))
     for protocol, source, destination, wanted in asked:
         assert indexed.permits(protocol, source, destination, wanted) == walk.permits(
@@ -156,7 +156,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_new_flow_costs_little_with_five_thousand_rules(shape: str) -> None:
-    subject = RuleSet(SHAPES[shape])
+    subject = RuleSet.of(SHAPES[shape])
     subject.look_up(lambda capability: [Prefix.parse(peer(int(capability)))])
     asked = [(pack(peer(n * 37 % MANY)), 1000 + n * 91 % MANY) for n in range(200)]
     costs = []
