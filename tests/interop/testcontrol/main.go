@@ -9,6 +9,7 @@
 //	storm NODE COUNT RATE     tells NODE of COUNT changes of single fake peers, RATE a second, and of nothing else any more
 //	expire true|false         every node's key is expired, or is not any longer
 //	jail NODE PEER true|false PEER may not open flows to NODE
+//	rules NODE RULES          NODE's packet filter is this JSON list from now on; it is told of nothing else any more
 //	approve NODE              what an administrator does when the server was started with -approval
 //	login URL                 what a person does with the URL that -interactive makes the server hand out
 //	c2n NODE PATH [BODY]      a request to the node itself; answers {"status":…,"body":…}
@@ -64,6 +65,7 @@ var commands = map[string]command{
 	"storm":   {3, 3, (*driver).storm},
 	"expire":  {1, 1, (*driver).expire},
 	"jail":    {3, 3, (*driver).jail},
+	"rules":   {2, 2, (*driver).rules},
 	"approve": {1, 1, (*driver).approve},
 	"login":   {1, 1, (*driver).login},
 	"c2n":     {2, 3, (*driver).c2n},
@@ -236,6 +238,21 @@ func (d *driver) jail(words []string) (any, error) {
 		d.server.SetJailed(node.Key, peer.Key, jailed)
 	}
 	return nil, err
+}
+
+func (d *driver) rules(words []string) (any, error) {
+	node, err := d.node(words[0])
+	if err != nil {
+		return nil, err
+	}
+	filter := []tailcfg.FilterRule{}
+	if err := json.Unmarshal([]byte(words[1]), &filter); err != nil {
+		return nil, err
+	}
+	if !d.server.AddRawMapResponse(node.Key, &tailcfg.MapResponse{PacketFilter: filter}) {
+		return nil, errors.New("the node does not follow its netmap")
+	}
+	return nil, nil
 }
 
 func (d *driver) approve(words []string) (any, error) {
