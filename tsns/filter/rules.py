@@ -84,11 +84,9 @@ class RuleSet:
         self._lets_unsigned_in = False
         self.skipped = reader.skipped
         self._sources, self._destinations, self._ports = reader.sources, reader.destinations, reader.ports
-        self._by_protocol = reader.by_protocol()
-        self._all_ports = set_of(reader.all_ports)
-        self.capabilities = frozenset(reader.capabilities)
-        # In one order for both: who holds a capability is an index of their numbers.
-        self._by_capability = [(name, set_of(reader.capabilities[name])) for name in sorted(reader.capabilities)]
+        self._by_protocol, self._all_ports = reader.by_protocol, reader.all_ports
+        self._by_capability = reader.by_capability  # who holds one is an index of their numbers in this list
+        self.capabilities = frozenset(name for name, _ in self._by_capability)
         self._holders = _indices()
         self._sources_seen: dict[bytes, int] = {}
 
@@ -176,9 +174,12 @@ class _Reader:
         self.sources = _indices()
         self.destinations = _indices()
         self.ports = NodeIndex(_PORT_BITS)
-        self.all_ports: Group = []
-        self.capabilities: dict[str, Group] = {}
+        self.by_protocol: dict[int, int] = {}  # this and the next two are there when all is sealed
+        self.by_capability: list[tuple[str, int]] = []
+        self.all_ports = 0
         self._entries = 0
+        self._with_all_ports: Group = []
+        self._capabilities: dict[str, Group] = {}
         self._by_protocols: dict[frozenset[int], Group] = {}
         self._source_groups: dict[str, Sequence[Group]] = {}
         self._destination_groups: dict[str, Sequence[Group]] = {}
@@ -187,18 +188,21 @@ class _Reader:
         self._places = 0
 
     def seal(self) -> Generator[None, None, None]:
-        """Get the indices ready, when all rules have been read."""
+        """Get everything ready, when all rules have been read, and forget the rest: that takes its time, too."""
         for index in (*self.sources.values(), *self.destinations.values(), self.ports):
             yield from index.seal(self._entries)
-
-    def by_protocol(self) -> dict[int, int]:
-        """The entries that list each protocol."""
-        found: dict[int, int] = {}
         for protocols, group in self._by_protocols.items():
             entries = set_of(group)
             for protocol in protocols:
-                found[protocol] = found.get(protocol, 0) | entries
-        return found
+                self.by_protocol[protocol] = self.by_protocol.get(protocol, 0) | entries
+            yield
+        self.all_ports = set_of(self._with_all_ports)
+        for name, group in self._capabilities.items():
+            self.by_capability.append((name, set_of(group)))
+            yield
+        for known in (self._source_groups, self._destination_groups, self._port_groups):
+            known.clear()
+            yield
 
     def read(self, rule: FilterRule) -> bool:
         """Take one rule; False where it has the oldest form."""
@@ -245,7 +249,7 @@ class _Reader:
         for group in self._port_groups.get(ports) or self._of_ports(ports):
             group.append(number)
         if ports[0] <= 0 and ports[1] >= MAX_PORT:
-            self.all_ports.append(number)
+            self._with_all_ports.append(number)
 
     def _protocols(self, listed: list[int] | None) -> Group | None:
         """Where entries with these protocols are kept; None where there are none."""
@@ -263,7 +267,7 @@ class _Reader:
 
     def _of_source(self, text: str) -> Sequence[Group]:
         if text.startswith(CAPABILITY_MARK):
-            groups: Sequence[Group] = [self.capabilities.setdefault(text.removeprefix(CAPABILITY_MARK), [])]
+            groups: Sequence[Group] = [self._capabilities.setdefault(text.removeprefix(CAPABILITY_MARK), [])]
         else:
             groups = self._of_addresses(text, self.sources)
         self._source_groups[text] = groups
