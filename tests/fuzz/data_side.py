@@ -7,7 +7,6 @@ import functools
 import hashlib
 import json
 import warnings
-from collections.abc import Callable
 from datetime import UTC, datetime
 
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -432,6 +431,7 @@ def packet(data: bytes) -> None:
             packets.tsmp_reject(parsed, packets.RejectReason.ACL)
         if packets.is_tsmp(data):
             packets.parse_tsmp(data)
+    packets.udp_carries(data, DISCO_MAGIC)
 
 
 def packet_seeds() -> list[bytes]:
@@ -454,23 +454,6 @@ def packet_seeds() -> list[bytes]:
         packets.tsmp_reject(parsed, packets.RejectReason.ACL, maybe_broken=True),
         packets.tsmp_disco_key(PEER, US, bytes(32)),
     ]
-
-
-def packet_filter(data: bytes) -> None:
-    """A dialogue of packets, judged both ways."""
-    judge = PacketFilter()
-    instructions = Instructions(data)
-    assert judge.inbound(data) is not None  # nothing passes before there are rules
-    _let(judge)
-    for what, piece in instructions.steps(8):
-        judged: Callable[..., object] = judge.outbound if what & 1 else judge.inbound
-        judged(piece, jailed=bool(what & 2))
-
-
-def packet_filter_seeds() -> list[bytes]:
-    out = packets.build(17, US, PEER, b"\x10\0\0\x35\0\x08\0\0")
-    back = packets.build(17, PEER, US, b"\0\x35\x10\0\0\x08\0\0")
-    return [step(1, out) + step(2, back), *(step(0, each) + step(1, each) for each in packet_seeds())]
 
 
 def stun_message(data: bytes) -> None:

@@ -37,6 +37,7 @@ for _name, _function in (
     ("status", queries.status),
     ("ip", queries.ip),
     ("ping", queries.ping),
+    ("whois", queries.whois),
     ("netcheck", netcheck.netcheck),
     ("logs", queries.logs),
     ("login", login.login),

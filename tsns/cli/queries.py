@@ -1,4 +1,4 @@
-"""`status`, `ip`, `ping`, `logs`: what one asks a node (ring 2)."""
+"""`status`, `ip`, `ping`, `whois`, `logs`: what one asks a node (ring 2)."""
 
 from __future__ import annotations
 
@@ -205,6 +205,32 @@ def ping(
             f"no pong of {peer} came by a direct path", "see `tsns netcheck`, or go by the relay: it works as well"
         )
     return 0 if (direct if until_direct else answered) else 1
+
+
+def whois(
+    name: NodeName = None,
+    who: Annotated[
+        str | None, typer.Argument(metavar="IP|PEER", help="An address, with a port or without, or a peer's name")
+    ] = None,
+    *,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> int:
+    """Show whose address that is, and what the tailnet's rules let them do with applications here."""
+    if name and not who:
+        name, who = None, name  # the only word is who it is about
+    where = where_is(name)
+    if not who:
+        raise UsageError("there is nobody to ask about", "write `tsns whois NAME IP`")
+    node = the_node(name, where, "whois")
+    with waiting(f"the node {node} to answer", quiet, verbose):
+        answer = client.query(node, where, "/tsns/v1/whois", {"who": who})
+    if as_json:
+        output.answer(answer)
+    else:
+        output.lines(tables.whois_lines(answer))
+    return 0
 
 
 def logs(

@@ -6,6 +6,7 @@ The objects are those of a node's LocalAPI. Every text in them may be a stranger
 from __future__ import annotations
 
 import ipaddress
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -240,6 +241,24 @@ def ping_line(peer: str, answer: Object) -> str:
     path = answer.get("path") or {}
     via = f"DERP({cell(path.get('region'))})" if path.get("kind") == "derp" else cell(path.get("address"))
     return f"pong from {cell(peer)} via {via} in {milliseconds(float(answer.get('seconds') or 0))}"
+
+
+def whois_lines(answer: Object) -> list[str]:
+    """`tsns whois`: the machine, its user or its tags, and its capabilities towards us."""
+    machine = [["  Name:", cell(answer.get("dns_name") or answer.get("name"))], ["  ID:", cell(answer.get("id"))]]
+    for title, key in (("  Addresses:", "addresses"), ("  Routes:", "routes"), ("  Tags:", "tags")):
+        if found := answer.get(key):
+            machine.append([title, cell(", ".join(map(str, found)))])
+    lines = ["Machine:", *columns(machine)]
+    if user := answer.get("user"):
+        lines += ["User:", *columns([["  Name:", cell(user.get("login_name"))], ["  ID:", cell(user.get("id"))]])]
+    if capabilities := answer.get("capabilities"):
+        lines.append("Capabilities:")
+        for name, values in sorted(capabilities.items()):
+            lines.append(f"  - {cell(name)}" + (":" if values else ""))
+            if values:
+                lines += [f"      {line}" for line in json.dumps(values, indent=2).splitlines()]
+    return lines
 
 
 def milliseconds(seconds: float) -> str:

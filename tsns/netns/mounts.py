@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from tsns.error import UserError
-from tsns.netns import linux
+from tsns.netns import linux, user_namespace
 from tsns.netns.child import in_child
 
 RESOLV_PATH: Final = "/etc/resolv.conf"
@@ -70,15 +70,21 @@ def inject(covers: Mapping[str, str], namespace: int, *, mask: bool = False) -> 
 
 
 def _inject(covers: Mapping[str, str], namespace: int, *, mask: bool) -> list[int]:
-    # First everything that is reached by the paths of our own namespace.
-    found = {target: (os.stat(file), linux.detached_mount(file)) for target, file in covers.items()}
-    linux.setns(namespace, linux.CLONE_NEWNS)
+    # First everything that is reached by the paths of our own namespace. An ordinary user may not take mounts from there, and need not:
+    # whoever they have inside sees the same paths.
+    as_root = os.geteuid() == 0
+    found = {path: (os.stat(file), linux.detached_mount(file) if as_root else -1) for path, file in covers.items()}
+    user_namespace.enter(namespace, linux.CLONE_NEWNS)
     if mask:
         _mask()
     for path, (status, mount) in found.items():
         target = _target(path)
-        if target is not None and not os.path.samestat(status, os.stat(target)):
+        if target is None or os.path.samestat(status, os.stat(target)):
+            continue
+        if as_root:
             linux.attach_mount(mount, target)
+        else:
+            _bind(covers[path], target)
     return []
 
 
@@ -96,6 +102,11 @@ def _cover(source: str, path: str, *, required: bool) -> None:
         raise UserError(
             f"this machine has no {path} that a private one could cover", f"make an empty one: `touch {path}`"
         )
+    _bind(source, target)
+
+
+def _bind(source: str, target: str) -> None:
+    """Put a file over another, read-only."""
     linux.mount(source, target, linux.MS_BIND)
     kept = os.statvfs(target).f_flag & _MASK_FLAGS  # an ordinary user may not lift them, and they have the same numbers
     linux.mount("none", target, linux.MS_BIND | linux.MS_REMOUNT | linux.MS_RDONLY | kept)

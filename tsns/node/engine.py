@@ -47,8 +47,9 @@ from tsns.node.peering import Peering, name_of, node_key
 from tsns.node.pings import Pings
 from tsns.node.reachability import Reachability
 from tsns.node.routing import Routing
-from tsns.node.rules import apply_rules
+from tsns.node.rules import EVERY_RULE, applying_rules
 from tsns.node.status import named, reporting
+from tsns.node.whois_api import Whois
 from tsns.paths.netcheck import Report
 from tsns.paths.peer_paths import PathChanged, Ponged, WantEndpoints
 from tsns.proto.addresses import Endpoint
@@ -56,10 +57,10 @@ from tsns.proto.types import MapResponse, NetInfo
 from tsns.proxies import Proxies
 from tsns.slices import in_slices
 from tsns.state import Identity
-from tsns.steps import Steps
+from tsns.steps import Steps, finish
 from tsns.wg.device import Device
 from tsns.wg.engines import choose, maker
-from tsns.wg.router import Event, Pong, Router, StunReply
+from tsns.wg.router import NO_PATH, Event, Pong, Router, StunReply
 from tsns.wg.socket import TunPump, boot_time
 
 LOGOUT_TIMEOUT_S: Final = 2.0  # all of the end is to take 3 s at most
@@ -67,6 +68,7 @@ MANY_PEERS: Final = 500  # at once
 MAX_GREETED: Final = 32  # peers with whom a session is begun unasked
 CONTROL_AWAY: Final = "control cannot be reached: the tailnet is as it was last known"
 NETWORK_REST_S: Final = 0.05  # between changes of addresses and routes, however often control has others
+NO_TUN: Final = "came before there was a namespace"
 HOME_PATIENCE_S: Final = 15.0  # then the node is ready without a relay, and says so
 
 log = logging.getLogger(__name__)
@@ -126,6 +128,7 @@ class Engine:
         )
         self._pings = Pings()
         self._names = NameService(self._keeper, self._device, tls, accept=config.accept_dns)
+        self._whois = Whois()
         self._pump: TunPump | None = None
         self._node_private = node_private
         self._derp = self._make_derp(node_private)
@@ -156,6 +159,7 @@ class Engine:
             ("GET", "/tsns/v1/status"): self._on_status,
             ("GET", "/tsns/v1/netcheck"): self._on_netcheck,
             ("POST", "/tsns/v1/ping"): self._on_ping,
+            ("POST", "/tsns/v1/whois"): self._on_whois,
             **logins.handlers(),
             **DnsApi(self._names, lambda: self._netmap.dns if self._netmap else None).handlers(),
         }
@@ -368,7 +372,7 @@ class Engine:
         itself = netmap.self_node
         if itself is None:
             return
-        self._judge_by(netmap, change)
+        yield from self._judging(netmap, change)
         self._arrange_reading()
         if change.derp_map:
             self._derp.set_map(netmap.derp_map)
@@ -387,8 +391,14 @@ class Engine:
         if itself.machine_authorized is not False and itself.addresses:
             self._authorised.set()
 
-    def _judge_by(self, netmap: NetMap, change: NetMapChange) -> None:
-        complaint = apply_rules(self._filter, netmap, change, self._config)
+    def _judging(self, netmap: NetMap, change: NetMapChange) -> Steps[None]:
+        """Put the filter in force, by the settings as they are at the end of it."""
+        config = None
+        complaint: str | None = None
+        while config is not self._config:
+            config = self._config
+            complaint = yield from applying_rules(self._filter, netmap, change, config)
+            change = EVERY_RULE
         if complaint:
             self._warn("filter", complaint)
         elif complaint == "":
@@ -422,7 +432,7 @@ class Engine:
             return
         self._config = config
         if self._netmap is not None:
-            self._judge_by(self._netmap, NetMapChange(first=False, rules=True))
+            finish(self._judging(self._netmap, EVERY_RULE))
         self._control.set_hostinfo(hostinfo(config, self._identity))
         self._keeper.say({"say": "configured", "error": "", "hint": ""})
         self._follow_names()
@@ -505,13 +515,17 @@ class Engine:
 
     def _send_derp(self, region: int, peer: NodePublic, datagrams: Sequence[bytes]) -> None:
         way = self._derp.route(peer, region)
-        if way is not None:
-            self._derp.send(way, peer, list(datagrams))
-            self._arrange_reading()
+        if way is None:
+            self._router.counters.add(NO_PATH, len(datagrams))
+            return
+        self._derp.send(way, peer, list(datagrams))
+        self._arrange_reading()
 
     def _on_derp(self, region: int, frames: list[tuple[NodePublic, bytes]]) -> None:
-        if self._pump is not None:
-            self._pump.receive_derp(region, frames)
+        if self._pump is None:
+            self._router.counters.add(NO_TUN, len(frames))
+            return
+        self._pump.receive_derp(region, frames)
 
     def _arrange_reading(self) -> None:
         """Packets of the host's stay in the TUN while the relays have enough to do, and until there are rules to judge them by."""
@@ -577,6 +591,9 @@ class Engine:
 
     async def _on_ping(self, asked: Answer, _uid: int) -> Answer:
         return await self._pings.ask(asked, self._netmap, self._pump)
+
+    async def _on_whois(self, asked: Answer, _uid: int) -> Answer:
+        return self._whois.answer(asked, self._netmap)
 
     def _on_event(self, event: Event) -> None:
         match event:

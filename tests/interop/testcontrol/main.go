@@ -11,6 +11,7 @@
 //	jail NODE PEER true|false PEER may not open flows to NODE
 //	routes NODE [PREFIX,…]    NODE may carry packets to these networks
 //	masquerade NODE PEER ADDRESS   PEER knows NODE by this address
+//	rules NODE RULES          NODE's packet filter is this JSON list from now on; it is told of nothing else any more
 //	approve NODE              what an administrator does when the server was started with -approval
 //	login URL                 what a person does with the URL that -interactive makes the server hand out
 //	c2n NODE PATH [BODY]      a request to the node itself; answers {"status":…,"body":…}
@@ -66,6 +67,7 @@ var commands = map[string]command{
 	"storm":      {3, 3, (*driver).storm},
 	"expire":     {1, 1, (*driver).expire},
 	"jail":       {3, 3, (*driver).jail},
+	"rules":      {2, 2, (*driver).rules},
 	"routes":     {1, 2, (*driver).routes},
 	"masquerade": {3, 3, (*driver).masquerade},
 	"approve":    {1, 1, (*driver).approve},
@@ -278,6 +280,21 @@ func (d *driver) masquerade(words []string) (any, error) {
 		})
 	}
 	return nil, err
+}
+
+func (d *driver) rules(words []string) (any, error) {
+	node, err := d.node(words[0])
+	if err != nil {
+		return nil, err
+	}
+	filter := []tailcfg.FilterRule{}
+	if err := json.Unmarshal([]byte(words[1]), &filter); err != nil {
+		return nil, err
+	}
+	if !d.server.AddRawMapResponse(node.Key, &tailcfg.MapResponse{PacketFilter: filter}) {
+		return nil, errors.New("the node does not follow its netmap")
+	}
+	return nil, nil
 }
 
 func (d *driver) approve(words []string) (any, error) {

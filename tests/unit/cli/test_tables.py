@@ -217,3 +217,34 @@ def test_the_list_of_exit_nodes_marks_the_one_in_use() -> None:
         ["*", "100.64.0.2", "a.test", "online"],
         ["100.64.0.3", "b.test", "offline"],
     ]
+
+
+def test_whois() -> None:
+    answer: dict[str, Any] = {
+        "dns_name": "web.tail.example",
+        "id": "n2",
+        "addresses": ["100.64.0.2", "fd7a:115c:a1e0::2"],
+        "routes": [],
+        "tags": [],
+        "user": {"id": 7, "login_name": "ann@example.com\x1b[2J"},
+        "capabilities": {"example.com/cap/b": [], "example.com/cap/a": [{"role": "admin"}]},
+    }
+    assert tables.whois_lines(answer) == [
+        "Machine:",
+        "  Name:       web.tail.example",
+        "  ID:         n2",
+        "  Addresses:  100.64.0.2, fd7a:115c:a1e0::2",
+        "User:",
+        "  Name:  ann@example.com [2J",
+        "  ID:    7",
+        "Capabilities:",
+        "  - example.com/cap/a:",
+        "      [",
+        "        {",
+        '          "role": "admin"',
+        "        }",
+        "      ]",
+        "  - example.com/cap/b",
+    ]
+    tagged = {**answer, "user": None, "tags": ["tag:web"], "capabilities": {}}
+    assert tables.whois_lines(tagged)[-1] == "  Tags:       tag:web"
