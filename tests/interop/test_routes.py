@@ -76,7 +76,10 @@ def router(tailnet: Tailnet) -> Iterator[Tailscaled]:
         host.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding")
         flags = (f"--advertise-routes={SUBNET}", "--advertise-exit-node")
         client.up(tailnet.control.url, tailnet.control.auth_key(), *flags)
-        yield client
+        try:
+            yield client
+        finally:
+            may_carry(tailnet, host)  # this server goes on offering what is gone
 
 
 def test_by_an_official_router_and_exit_node(tailnet: Tailnet, tsns: Tsns) -> None:
