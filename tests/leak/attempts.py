@@ -168,7 +168,7 @@ def _(slug: str, to: Targets) -> str | None:
 
 @attempt("leak-ping4")
 def _(slug: str, to: Targets) -> str | None:
-    return _ping(socket.AF_INET, slug, to.neighbour4)
+    return _ping(socket.AF_INET, slug, to.server4)  # a nameserver's address is the namespace's own
 
 
 @attempt("leak-ping6")
@@ -241,7 +241,7 @@ def _(slug: str, to: Targets) -> str | None:
     echo = echo[:2] + struct.pack(">H", _checksum(echo)) + echo[4:]
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as sock:
         sock.settimeout(PATIENCE_S)
-        sock.sendto(echo, (to.neighbour4, 0))
+        sock.sendto(echo, (to.server4, 0))
         while True:  # raw sockets hear everything
             heard = sock.recv(500)
             if slug.encode() in heard and heard[20] == 0:
