@@ -59,7 +59,7 @@ def enter(namespace: int, kind: int = linux.CLONE_NEWNET) -> None:
 
 def _owner(namespace: int) -> int | None:
     """A descriptor of the user namespace that a namespace belongs to; None where that is the caller's own."""
-    owner = fcntl.ioctl(namespace, _NS_GET_USERNS)
+    owner = fcntl.ioctl(namespace, _NS_GET_USERNS, 0)
     os.set_inheritable(owner, False)
     there, here = os.fstat(owner), os.stat(_OWN)
     if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino):
