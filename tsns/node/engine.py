@@ -146,7 +146,9 @@ class Engine:
             ("POST", "/tsns/v1/ping"): self._on_ping,
             **logins.handlers(),
         }
-        self._api = LocalApi(given.api, frozenset({0, os.getuid(), config.owner_uid}), handlers)
+        # In a user namespace of our own the owner is 0, and whoever else it may be has no number.
+        askers = {0} if os.getuid() == 0 else {0, os.getuid(), config.owner_uid}
+        self._api = LocalApi(given.api, frozenset(askers), handlers)
 
     def _make_home(
         self, send_udp: Callable[[Endpoint, bytes], None], on_report: Callable[[Report], None]
