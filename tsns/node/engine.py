@@ -164,7 +164,9 @@ class Engine:
             **logins.handlers(),
             **DnsApi(self._names, lambda: self._netmap.dns if self._netmap else None).handlers(),
         }
-        self._api = LocalApi(given.api, frozenset({0, os.getuid(), config.owner_uid}), handlers)
+        # In a user namespace of our own the owner is 0, and whoever else it may be has no number.
+        askers = {0} if os.getuid() == 0 else {0, os.getuid(), config.owner_uid}
+        self._api = LocalApi(given.api, frozenset(askers), handlers)
 
     def _make_home(
         self, send_udp: Callable[[Endpoint, bytes], None], on_report: Callable[[Report], None]

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import ssl
-from dataclasses import replace
 from typing import Final, NoReturn
 
 from tsns.netns import confinement, linux
@@ -30,8 +29,6 @@ def live(given: Given, cache_fd: int, parent: int) -> NoReturn:
         engines.choose(given.config.data_plane)
         tls = warm.tls(given.config.tls_roots)
         confinement.confine(UID_BASE + parent, parent)
-        if os.getuid() == 0:  # in a user namespace of our own, which knows its owner as 0 and nobody else
-            given = replace(given, config=given.config._replace(owner_uid=0))
         warm.watch_imports()
         node_key = given.identity.node_key
         asyncio.run(_work(given, tls, netmap_cache.read(cache_fd, node_key.public if node_key else None)))
