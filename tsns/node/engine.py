@@ -93,6 +93,7 @@ class Engine:
         self._cache = NetmapCache(self._save_cache)
         self._barred = False
         self._netmap: NetMap | None = None
+        self._knows_peers = False  # all of the first netmap's
         self._authorised = asyncio.Event()
         self._network_wanted = asyncio.Event()
         self._network_up = asyncio.Event()
@@ -363,7 +364,6 @@ class Engine:
             self._warn("filter", complaint)
         elif complaint == "":
             self._condition.warnings.pop("filter", None)
-        self._arrange_reading()
         if change.derp_map:
             self._derp.set_map(netmap.derp_map)
             self._home.set_map(netmap.derp_map)
@@ -375,6 +375,8 @@ class Engine:
         if change.self_changed:
             self._network_wanted.set()
         yield from self._follow_peers(netmap, change)
+        self._knows_peers = True
+        self._arrange_reading()
         if not self._condition.connected and change.first and not self._condition.ready:
             self._condition.warnings["control"] = CONTROL_AWAY  # until it says otherwise, which may be this moment
         self._cache.note(netmap, change)
@@ -463,9 +465,9 @@ class Engine:
             self._pump.receive_derp(region, frames)
 
     def _arrange_reading(self) -> None:
-        """Packets of the host's stay in the TUN while the relays have enough to do, and until there are rules to judge them by."""
+        """Packets of the host's stay in the TUN while the relays have enough to do, and until there are rules to judge them by, and peers."""
         if self._pump is not None:
-            if self._netmap is None or self._derp.congested:
+            if not self._knows_peers or self._derp.congested:
                 self._pump.pause()
             else:
                 self._pump.resume()
