@@ -10,7 +10,8 @@ from typing import Any, Final, NamedTuple
 DEFAULT_LOGIN_SERVER: Final = "https://controlplane.tailscale.com"
 DEFAULT_TIMEOUT_S: Final = 60.0
 DEFAULT_CAPABILITY_VERSION: Final = 131
-DATA_PLANES: Final = ("native", "python")
+NATIVE: Final = "native"
+DATA_PLANES: Final = (NATIVE, "python")
 SECRETS: Final = (
     "auth_key",
     "https_proxy",
