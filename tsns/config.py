@@ -12,7 +12,8 @@ from tsns.error import UsageError
 DEFAULT_LOGIN_SERVER: Final = "https://controlplane.tailscale.com"
 DEFAULT_TIMEOUT_S: Final = 60.0
 DEFAULT_CAPABILITY_VERSION: Final = 131
-DATA_PLANES: Final = ("native", "python")
+NATIVE: Final = "native"
+DATA_PLANES: Final = (NATIVE, "python")
 SECRETS: Final = (
     "auth_key",
     "https_proxy",

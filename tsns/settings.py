@@ -21,6 +21,7 @@ from tsns.config import (
     DEFAULT_LOGIN_SERVER,
     DEFAULT_TIMEOUT_S,
     LISTS,
+    NATIVE,
     NodeConfig,
     Secret,
 )
@@ -129,7 +130,7 @@ def _read_port(text: str) -> int:
 def _read_data_plane(text: str) -> str:
     if text not in DATA_PLANES:
         raise ValueError(f"it must be {' or '.join(DATA_PLANES)}")
-    if text == DATA_PLANES[0] and not _native_is_built():
+    if text == NATIVE and not _native_is_built():
         raise ValueError("it is not built here: install Rust and then tsns anew, or leave the option out")
     return text
 

@@ -275,9 +275,10 @@ def test_a_data_plane_that_is_not_built_is_an_error_at_once(monkeypatch: pytest.
     assert config({"data-plane": engines.PYTHON}).data_plane == engines.PYTHON
 
 
-def test_the_environment_names_the_data_plane() -> None:
+def test_the_environment_names_the_data_plane(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "_native_is_built", lambda: True)
     assert config(environ={"TSNS_DATA_PLANE": "python"}).data_plane == "python"
-    assert config({"data-plane": "python"}, environ={"TSNS_DATA_PLANE": "native"}).data_plane == "python"
+    assert config({"data-plane": "native"}, environ={"TSNS_DATA_PLANE": "python"}).data_plane == "native"
     assert not config().data_plane  # whatever is there
 
 

@@ -16,16 +16,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from tsns.control.http2 import Body, Ended, Head, Headers, Http2, Reset
+from tsns.control.pace import Pace
 from tsns.error import ProtocolError, RetryableError, TsnsError
 from tsns.netns.underlay import Stream, is_from_elsewhere
 from tsns.noise.stream import ClientStream
 
 READ_BYTES: Final = 256 << 10
 HANDSHAKE_TIMEOUT_S: Final = 10.0
-CALM_S: Final = 0.05  # between two reads, and control is not talkative
-MANY_READS: Final = 16  # in a row
-MUCH_BYTES: Final = 16 << 10  # are a large message, of which the rest is wanted at once
-GATHER_S: Final = 0.005
 SILENCE_S: Final = 60.0  # twice this without a byte, and the connection is dead
 CHECK_S: Final = 5.0  # the same when the host's network has just changed
 MAX_UNSENT_BYTES: Final = 4 << 20
@@ -112,8 +109,7 @@ class Connection:
         self._failure: TsnsError | None = None
         self._task: asyncio.Task[None] | None = None
         self._times_heard = 0
-        self._heard_at = 0.0
-        self._small_reads = 0  # in a row
+        self._pace = Pace()
 
     @classmethod
     async def open(cls, stream: Stream, leftover: bytes, noise: ClientStream, authority: str) -> Connection:
@@ -238,19 +234,13 @@ class Connection:
                 if not data:
                     raise RetryableError("control closed the connection")
                 self._take(self._noise.receive(data))
-                if self._is_talkative(len(data)):
-                    await asyncio.sleep(GATHER_S)
+                pause_s = self._pace.heard(len(data), asyncio.get_running_loop().time())
+                if pause_s:
+                    await asyncio.sleep(pause_s)
         except (ProtocolError, RetryableError) as error:
             self._fail(error)
         except OSError as error:
             self._fail(RetryableError(f"the connection to control broke: {error.strerror or error}"))
-
-    def _is_talkative(self, size: int) -> bool:
-        """Whether little comes at once but often: then it costs less to let some of it come together."""
-        now = asyncio.get_running_loop().time()
-        self._small_reads = self._small_reads + 1 if now - self._heard_at < CALM_S and size < MUCH_BYTES else 0
-        self._heard_at = now
-        return self._small_reads > MANY_READS
 
     async def _hear(self) -> bytes:
         for last in (False, True):

@@ -80,8 +80,9 @@ class _Cutter:
         """The whole message, after the last piece of text."""
         if self._array:
             raise _WrongGuessError
+        self._to_shell(len(self.text))
         try:
-            response = decode(bytes(self._shell + self.text), MapResponse)
+            response = decode(bytes(self._shell), MapResponse)
         except ProtocolError:
             raise _WrongGuessError from None
         for array, elements in self._found.items():

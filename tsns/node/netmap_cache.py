@@ -36,6 +36,7 @@ class NetmapCache:
         self._save = save
         self._netmap: NetMap | None = None
         self._dirty = asyncio.Event()
+        self._is_collecting = False  # what is no longer dirty, and not yet written
         self._complained = False
 
     def note(self, netmap: NetMap, change: NetMapChange) -> None:
@@ -51,14 +52,16 @@ class NetmapCache:
             await self._dirty.wait()
             await asyncio.sleep(pause_s)
             began = time.monotonic()
+            self._is_collecting = True
             data = await in_slices(self._content())
+            self._is_collecting = False
             pause_s = max(INTERVAL_S, (time.monotonic() - began) / SHARE)
-            if data is not None:
+            if data is not None and self._netmap is not None:  # else `clear` was faster
                 await self._write(data)
 
     async def finish(self) -> None:
         """Write what is new, once more."""
-        if self._dirty.is_set() and (data := finish(self._content())) is not None:
+        if (self._dirty.is_set() or self._is_collecting) and (data := finish(self._content())) is not None:
             await self._write(data)
 
     async def clear(self) -> None:

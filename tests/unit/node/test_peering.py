@@ -121,6 +121,8 @@ def test_when_to_look_again(tailnet: Tailnet) -> None:
     tailnet.tell(MapResponse(peers_changed=[node(10 + i, key_expiry=time) for i, time in enumerate(times)]))
     assert tailnet.recheck(NOW) == 20.0
     assert tailnet.recheck(NOW + 19.9) == 1.0, "and not at every moment"
+    tailnet.netmap.observe_time("2027-01-15T07:58:20Z", NOW)
+    assert tailnet.recheck(NOW + 80) == 40.0, "control's clock is behind ours by so much"
 
 
 @pytest.mark.parametrize(
