@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import pytest
 
+from tests.interop.rig.peers import peer
 from tests.machine import patiently
 from tests.netns.nodes import Tsns
 from tests.netns.steered_lab import SteeredLab
@@ -130,6 +131,18 @@ def test_names_of_a_server_on_the_tailnet(steered: SteeredLab, steered_tsns: Tsn
         assert tsns("dns", "query", "app", "host.corp.example").returncode == 0
         assert tsns("dns", "query", "app", "nobody.corp.example").returncode == 1
     assert "imported after the fork" not in (tsns.directories.state / "app" / "log").read_text()
+
+
+@pytest.mark.interop
+def test_a_static_program_of_go(steered: SteeredLab, steered_tsns: Tsns) -> None:
+    """It reads resolv.conf itself, and asks for both families at once."""
+    tsns = steered_tsns
+    tsns.up("web")
+    with dns_server(tsns, "web") as address:
+        follow(steered, routes={"lab.test.": None, "corp.example": [Resolver(addr=address)]})
+        names = ("web", "web.lab.test", "host.corp.example", "nobody.lab.test", "example.com")
+        told = tsns.run(peer("lookup"), *names)
+        assert told.stdout.split() == [address, address, "192.0.2.7", "-", "-"], told.stderr
 
 
 def test_only_servers_of_the_tailnet_are_asked(steered: SteeredLab, steered_tsns: Tsns) -> None:
