@@ -14,7 +14,7 @@ from tsns.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
-COMMANDS = {info.name for info in (*app.registered_commands, *app.registered_groups)}
+COMMANDS = {*(info.name for info in app.registered_commands), *(info.name for info in app.registered_groups)}
 
 
 def typed(document: Path) -> list[list[str]]:
