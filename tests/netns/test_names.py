@@ -72,6 +72,11 @@ def ask(tsns: Tsns, node: str, name: str, kind: str = "") -> dict[str, Any]:
     return client.query(node, where, "/tsns/v1/dns/query", {"name": name, "type": kind}, timeout_s=12.0)
 
 
+def parent_of(pid: int) -> int:
+    [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("PPid:")]
+    return int(line.split()[1])
+
+
 def digs(tsns: Tsns, node: str, *questions: str) -> list[str]:
     """What dig says in short to each of these, from inside the node."""
     script = "".join(f"echo $(dig +short +tries=1 {question});" for question in questions)
@@ -188,6 +193,33 @@ def test_listeners_outlive_the_engine(steered: SteeredLab, steered_tsns: Tsns) -
     assert patiently(lambda: set(listeners) - set(tsns.json("dns", "status", "app")["listeners"])) == set()
     told = digs(tsns, "app", *(f"@{listener} app.lab.test" for listener in listeners))
     assert told == [address] * len(listeners)
+
+
+def test_a_namespace_that_is_adopted_gives_up_what_is_nobodys_any_more(tsns: Tsns) -> None:
+    """A keeper that was killed leaves the addresses of name servers that the host may not have by now."""
+    tsns.up("app")
+    with tsns.popen(
+        "exec",
+        "--keep-caps",
+        "app",
+        "--",
+        "sh",
+        "-c",
+        "ip address add 192.0.2.99/32 dev lo && echo ready && exec sleep 60",
+    ) as command:
+        assert command.stdout is not None
+        assert command.stdout.readline() == "ready\n"
+        engine = tsns.json("status", "app")["pid"]
+        listeners = tsns.json("dns", "status", "app")["listeners"]
+        os.kill(parent_of(engine), signal.SIGKILL)
+        assert patiently(lambda: [engine] if Path(f"/proc/{engine}").exists() else []) == []
+        tsns.up("app")
+        addresses = tsns("exec", "app", "--", "ip", "-o", "address", "show", "dev", "lo").stdout
+        assert "192.0.2.99" not in addresses
+        assert patiently(lambda: set(listeners) - set(tsns.json("dns", "status", "app")["listeners"])) == set()
+        [own, *_] = tsns.json("ip", "app")["addresses"]
+        assert digs(tsns, "app", *(f"@{listener} app.lab.test" for listener in listeners)) == [own] * len(listeners)
+        command.kill()
 
 
 def test_without_accept_dns_nodes_have_names_and_nobody_is_asked(steered: SteeredLab, steered_tsns: Tsns) -> None:

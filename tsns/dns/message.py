@@ -13,13 +13,12 @@ from typing import Final
 
 import dns.exception
 import dns.flags
-import dns.name
 import dns.rcode
 import dns.rdataclass
 import dns.rdatatype
 import dns.wire
 
-from tsns.dns.names import MAX_LABEL_BYTES, ROOT
+from tsns.dns.names import MAX_LABEL_BYTES, MAX_NAME_BYTES, ROOT
 
 HEADER_BYTES: Final = 12
 MAX_QUERY_BYTES: Final = 4096
@@ -64,8 +63,8 @@ class Query:
 
     id: int
     flags: int
-    name: dns.name.Name
-    key: bytes  # the name as in `dns.names`
+    name: bytes  # on the wire, as the asker spells it
+    key: bytes  # the same as in `dns.names`
     kind: int  # record type
     record_class: int
     edns: Edns | None
@@ -119,10 +118,10 @@ def read_query(data: bytes) -> Query:
     ident, flags, questions, *others = _HEADER.unpack_from(data)
     if questions != 1:
         raise FormatError("not one question")
-    parser = dns.wire.Parser(data, HEADER_BYTES)
+    name = _whole_name(data, HEADER_BYTES)
+    parser = dns.wire.Parser(data, HEADER_BYTES + len(name))
     edns: Edns | None = None
     try:
-        name = dns.name.from_wire_parser(parser)
         kind, record_class = parser.get_struct("!HH")
         for _ in range(sum(others)):
             owned_by_root = pass_name(parser)
@@ -140,11 +139,26 @@ def read_query(data: bytes) -> Query:
         id=ident,
         flags=flags,
         name=name,
-        key=(name.to_wire() or ROOT).lower(),
+        key=name.lower(),
         kind=kind,
         record_class=record_class,
         edns=edns,
     )
+
+
+def _whole_name(data: bytes, start: int) -> bytes:
+    """The name that begins there, as the first one of a message: there is nothing before it that it could point at."""
+    at = start
+    while at < len(data):
+        length = data[at]
+        if length > MAX_LABEL_BYTES:
+            raise FormatError("a label of a kind that is not in use")
+        at += 1 + length
+        if at - start > MAX_NAME_BYTES:
+            raise FormatError("a name that is too long")
+        if length == 0:
+            return data[start:at]
+    raise FormatError("half a name")
 
 
 def pass_name(parser: dns.wire.Parser) -> bool:
@@ -183,7 +197,7 @@ def render(query: Query, answer: Answer, *, over_tcp: bool) -> bytes:
         content, counts = b"".join(map(_answering, answer.records)), (len(answer.records), 0)
     elif answer.zone is not None:
         content, counts = _start_of_authority(query, answer.zone), (0, 1)
-    question = (query.name.to_wire() or ROOT) + _QUESTION.pack(query.kind, query.record_class)
+    question = query.name + _QUESTION.pack(query.kind, query.record_class)
     options = _options(query.edns, code) if query.edns is not None else b""
     size = HEADER_BYTES + len(question) + len(content) + len(options)
     if not over_tcp and size > udp_limit(query.edns):

@@ -143,7 +143,7 @@ class _Walk:
 def dress(reply: Reply, query: Query, age_s: int, *, over_tcp: bool) -> bytes:
     """The reply as this query's asker gets it; what is too long for UDP becomes its question and TC."""
     data = bytearray(reply.data)
-    name = query.name.to_wire() or b""
+    name = query.name
     data[0:2] = query.id.to_bytes(2, "big")
     data[HEADER_BYTES : HEADER_BYTES + len(name)] = name
     if age_s:
