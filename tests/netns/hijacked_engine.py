@@ -67,10 +67,12 @@ def _asks(hijacker: Hijacker) -> None:
     """For everything that is not an engine's."""
     hijacker.await_namespace()
     identity = hijacker.given.identity
-    findings = {"done": hijacker.ask({"ask": "network", "addresses": ["100.64.0.9/32"]})}
+    findings = {"done": hijacker.ask(_network("100.64.0.9/32"))}
     for address in ("8.8.8.8", "0.0.0.0/0", "10.0.0.0/8", "127.0.0.1", "100.64.0.0/10", "x" * 30_000, "\ud800"):
-        findings[f"the address {address[:20]!a}"] = hijacker.ask({"ask": "network", "addresses": [address]})
-    findings["many addresses"] = hijacker.ask({"ask": "network", "addresses": ["100.64.0.9"] * 500})
+        findings[f"the address {address[:20]!a}"] = hijacker.ask(_network(address))
+    findings["many addresses"] = hijacker.ask(_network(*["100.64.0.9"] * 500))
+    for route in ("0.0.0.0/0", "::/0", "10.0.0.0/8", "8.8.8.8/32", "127.0.0.0/8", "x" * 30_000, "\ud800"):
+        findings[f"the route {route[:20]!a}"] = hijacker.ask(_network("100.64.0.9/32", routes=[route]))
     others = {
         "somebody else": Identity.generate(),
         "another server": replace(identity, control_url="https://elsewhere.example"),
@@ -90,6 +92,10 @@ def _asks(hijacker: Hijacker) -> None:
     findings["done"] = hijacker.ask({"ask": "inside"})
     hijacker.tell(findings)
     hijacker.say(READY)
+
+
+def _network(*addresses: str, routes: Sequence[str] = ()) -> dict[str, Any]:
+    return {"ask": "network", "addresses": addresses, "routes": routes}
 
 
 _WORDS_FOR_NOTHING: Final[list[dict[str, Any]]] = [
@@ -129,7 +135,7 @@ def _flood(hijacker: Hijacker) -> None:
     over = time.monotonic() + FLOOD_S
     deeds: list[Callable[[], object]] = [
         lambda: hijacker.say({"ask": "inside"}),
-        lambda: hijacker.say({"ask": "network", "addresses": ["100.64.0.9/32"]}),
+        lambda: hijacker.say(_network("100.64.0.9/32")),
         lambda: os.write(2, b"x" * 1000 + b"\n"),
         lambda: messages.receive(hijacker.channel),
         lambda: messages.receive(hijacker.channel),
@@ -155,7 +161,7 @@ def _early(hijacker: Hijacker) -> None:
 
 
 def _huge(hijacker: Hijacker) -> None:
-    hijacker.say({"say": "progress", "text": "x" * 100_000})
+    hijacker.say({"say": "progress", "text": "x" * messages.MAX_ENGINE_MESSAGE_BYTES})
 
 
 def _nonsense(hijacker: Hijacker) -> None:
