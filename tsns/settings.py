@@ -20,6 +20,8 @@ from tsns.config import (
     DEFAULT_CAPABILITY_VERSION,
     DEFAULT_LOGIN_SERVER,
     DEFAULT_TIMEOUT_S,
+    LISTS,
+    NATIVE,
     NodeConfig,
     Secret,
 )
@@ -30,6 +32,8 @@ MAX_FILE_BYTES: Final = 1 << 20
 MAX_TIMEOUT_S: Final = 86_400.0
 MAX_CAPABILITY_VERSION: Final = 1_000
 MAX_TAGS: Final = 100
+MAX_ADVERTISED_ROUTES: Final = 100
+MAX_NAME_CHARS: Final = 253  # of a FQDN
 MAX_PORT: Final = 65_535
 RANDOM_NAME_BYTES: Final = 3
 SYSTEM_FILE: Final = Path("/etc/tsns/config.toml")
@@ -80,6 +84,33 @@ def _read_tags(text: str) -> tuple[str, ...]:
     return tuple(tags)
 
 
+def _read_exit_node(text: str) -> str:
+    name = text.strip()
+    if len(name) > MAX_NAME_CHARS or not name.isprintable() or len(name.split()) > 1:
+        raise ValueError("it must be a peer's name or address, auto:any, or nothing for none")
+    return name.lower() if name.lower() == "auto:any" else name
+
+
+def _read_routes(text: str) -> tuple[str, ...]:
+    from tsns.proto.addresses import Prefix, may_be_routed  # only where there are some
+
+    found: list[str] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        try:
+            prefix = Prefix.parse(part, strict=True)
+        except ValueError:
+            raise ValueError(f"{part!r} is not a network such as 192.168.1.0/24") from None
+        if not prefix.bits:
+            raise ValueError("all addresses are offered with --advertise-exit-node")
+        if not may_be_routed(prefix):
+            raise ValueError(f"{prefix} cannot be offered to anybody")
+        if str(prefix) not in found:
+            found.append(str(prefix))
+    if len(found) > MAX_ADVERTISED_ROUTES:
+        raise ValueError(f"there are more than {MAX_ADVERTISED_ROUTES} routes")
+    return tuple(found)
+
+
 def _read_seconds(text: str) -> float:
     try:
         seconds = float(text)
@@ -99,7 +130,7 @@ def _read_port(text: str) -> int:
 def _read_data_plane(text: str) -> str:
     if text not in DATA_PLANES:
         raise ValueError(f"it must be {' or '.join(DATA_PLANES)}")
-    if text == DATA_PLANES[0] and not _native_is_built():
+    if text == NATIVE and not _native_is_built():
         raise ValueError("it is not built here: install Rust and then tsns anew, or leave the option out")
     return text
 
@@ -125,6 +156,7 @@ class Flag(NamedTuple):
     short: str = ""
     alias: str = ""  # another long option
     counts: bool = False
+    opposite: str = ""  # a switch's long option that means the contrary, without its dashes
     field: str = ""  # of NodeConfig
     environment: tuple[str, ...] = ()
     read: Callable[[str], Any] = str  # from text to the field's value; ValueError says what it must be
@@ -171,6 +203,33 @@ SETTINGS: Final = (
     Flag("ephemeral", "Leave the tailnet when the node stops [default: for a run without --name]", field="ephemeral"),
     Flag("advertise-tags", "Tags to ask for, with commas between", "TAGS", field="advertise_tags", read=_read_tags),
     Flag("accept-dns", "Use the tailnet's names inside [default: yes]", field="accept_dns"),
+    Flag("accept-routes", "Reach the subnets behind peers", field="accept_routes"),
+    Flag(
+        "exit-node",
+        "Reach everything else by this peer: its name or address, or auto:any for the best one; empty for none",
+        "PEER",
+        field="exit_node",
+        read=_read_exit_node,
+    ),
+    Flag(
+        "exit-node-allow-lan-access",
+        "With an exit node and --with-internet, reach the host's own network all the same",
+        field="exit_node_allow_lan_access",
+    ),
+    Flag(
+        "with-internet",
+        "Also reach what the host reaches, by pasta; --only-tailnet is the opposite [default: only the tailnet]",
+        opposite="only-tailnet",
+        field="with_internet",
+    ),
+    Flag(
+        "advertise-routes",
+        "Offer peers the way to these networks, with commas between",
+        "ROUTES",
+        field="advertise_routes",
+        read=_read_routes,
+    ),
+    Flag("advertise-exit-node", "Offer peers the way to the internet", field="advertise_exit_node"),
     Flag("shields-up", "Let no connection in from the tailnet", field="shields_up"),
     Flag(
         "accept-unverified-peers",
@@ -179,6 +238,11 @@ SETTINGS: Final = (
     ),
     Flag(
         "direct", "Look for direct paths; without them peers do not learn our addresses [default: yes]", field="direct"
+    ),
+    Flag(
+        "map-root",
+        "As an ordinary user: be root inside, with root's capabilities there and none outside",
+        field="map_root",
     ),
     Flag("port", "UDP port on the host for direct paths [default: any]", "N", field="port", read=_read_port),
     Flag(
@@ -211,9 +275,16 @@ _REMEMBERED: Final[Mapping[str, type]] = {
     "ephemeral": bool,
     "advertise_tags": list,
     "accept_dns": bool,
+    "accept_routes": bool,
+    "exit_node": str,
+    "exit_node_allow_lan_access": bool,
+    "with_internet": bool,
+    "advertise_routes": list,
+    "advertise_exit_node": bool,
     "shields_up": bool,
     "accept_unverified_peers": bool,
     "direct": bool,
+    "map_root": bool,
     "port": int,
     "data_plane": str,
     "capability_version": int,
@@ -271,8 +342,8 @@ def _check_keys(path: Path, table: Mapping[str, Any], where: str) -> None:
         if flag.is_switch:
             if not isinstance(value, bool):
                 raise _file_error(path, f"{key}{where} must be true or false", f"write {key} = true, or leave it out")
-        elif flag.field == "advertise_tags" and isinstance(value, list):
-            if not all(isinstance(tag, str) for tag in value):
+        elif flag.field in LISTS and isinstance(value, list):
+            if not all(isinstance(item, str) for item in value):
                 raise _file_error(path, f"{key}{where} must be a list of texts", f'write {key} = ["a", "b"]')
         elif isinstance(value, bool) or not isinstance(value, str | int | float):
             raise _file_error(path, f"{key}{where} has a value of the wrong kind", f'write {key} = "{flag.metavar}"')
@@ -316,8 +387,9 @@ def read_files(environ: Mapping[str, str]) -> list[SettingsFile]:
 def _checked_memory(remembered: Mapping[str, Any]) -> dict[str, Any]:
     """Of what a lasting node was told before, what still makes sense."""
     found = {key: remembered[key] for key, kind in _REMEMBERED.items() if type(remembered.get(key)) is kind}
-    if "advertise_tags" in found:
-        found["advertise_tags"] = tuple(map(str, found["advertise_tags"]))
+    for key in LISTS:
+        if key in found:
+            found[key] = tuple(map(str, found[key]))
     return found
 
 
@@ -377,6 +449,7 @@ def node_config(
             values[flag.field] = found.value if flag.is_switch else flag.read(found.value)
         except ValueError as error:
             raise UsageError(f"{found.origin}: {found.value!r} is wrong", str(error)) from None
+    NodeConfig(name=name, **values).check()
     if key is not None:
         values["auth_key"] = _read_key(key, environ, stdin)
     roots = environ.get("SSL_CERT_FILE", "")
@@ -387,6 +460,19 @@ def node_config(
         **_proxies(environ),
         **values,
     )
+
+
+def changes(given: Given) -> dict[str, Any]:
+    """What flags alone say, as fields of NodeConfig; UsageError for what is wrong. For a node that runs."""
+    found: dict[str, Any] = {}
+    for flag in SETTINGS:
+        if flag.name in given:
+            value = given[flag.name]
+            try:
+                found[flag.field] = value if flag.is_switch else flag.read(str(value))
+            except ValueError as error:
+                raise UsageError(f"--{flag.name}: {value!r} is wrong", str(error)) from None
+    return found
 
 
 def _proxies(environ: Mapping[str, str]) -> dict[str, Any]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Final, TypeVar
 
-from tsns.steps import Steps, finish
+from tsns.steps import Steps, finish, take
 
 SLICE_S: Final = 0.001  # and then everything else has its turn
 
@@ -18,18 +19,17 @@ async def in_slices(steps: Steps[T], *, even_if_cancelled: bool = False) -> T:
 
     A cancellation ends the work where it is; with `even_if_cancelled`, after the rest has been done at once.
     """
-    until = time.monotonic() + SLICE_S
-    while True:
+    while (done := take(steps, _slice_end())) is None:
         try:
-            next(steps)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        if time.monotonic() >= until:
-            try:
-                await asyncio.sleep(0)
-            except asyncio.CancelledError:
-                if even_if_cancelled:
-                    finish(steps)
-                raise
-            until = time.monotonic() + SLICE_S
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            if even_if_cancelled:
+                finish(steps)
+            raise
+    return done[0]
+
+
+def _slice_end() -> Callable[[], bool]:
+    """Whether a slice that begins now is over."""
+    until = time.monotonic() + SLICE_S
+    return lambda: time.monotonic() >= until

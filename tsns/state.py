@@ -18,6 +18,7 @@ import msgspec
 
 from tsns.error import UserError
 from tsns.keys import KEY_BYTES, LockPrivate, MachinePrivate, MachinePublic, NodePrivate
+from tsns.proto.text import one_line
 
 VERSION: Final = 1
 MAX_FILE_BYTES: Final = 64 << 10
@@ -64,6 +65,22 @@ class Identity:
         if key == self.node_key:
             return self
         return replace(self, node_key=key, old_node_key=self.node_key)
+
+    def succeeded_by(self, new: Identity, server: str) -> Identity:
+        """What an engine may make of this identity: other node keys, and where there was none, its server and control's key.
+
+        ValueError where it is somebody else, or at home elsewhere.
+        """
+        ours, theirs = ((who.machine_key, who.lock_key, who.log_id) for who in (self, new))
+        if ours != theirs:
+            raise ValueError("it is another node's identity")
+        if new.control_url not in (None, self.control_url, server):
+            raise ValueError(f"the node does not belong to {one_line(new.control_url)}")
+        if self.control_key is not None and new.control_key not in (None, self.control_key):
+            raise ValueError("control's key is known, and is another one")
+        return replace(
+            new, control_url=self.control_url or new.control_url, control_key=self.control_key or new.control_key
+        )
 
     def dump(self) -> bytes:
         """The file's content, secrets included."""
@@ -137,7 +154,7 @@ def load(path: Path) -> Identity | None:
         return None
     except OSError as error:
         raise UserError(
-            f"cannot read {path}: {error.strerror}", "see who owns it; it must be a file of root's"
+            f"cannot read {path}: {error.strerror}", "see who owns it; it must be yours, or with sudo root's"
         ) from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):  # a directory, or a pipe that would keep us waiting
         os.close(fd)

@@ -7,10 +7,8 @@ import functools
 import hashlib
 import json
 import warnings
-from collections.abc import Callable
 from datetime import UTC, datetime
 
-import dns.message
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from tests.fuzz.control_side import RULES
@@ -35,7 +33,6 @@ from tsns.disco.messages import (
 from tsns.disco.messages import MAGIC as DISCO_MAGIC
 from tsns.disco.messages import decode as decode_disco
 from tsns.disco.messages import encode as encode_disco
-from tsns.dns.resolver import Resolver
 from tsns.error import ProtocolError
 from tsns.filter.packet_filter import PacketFilter
 from tsns.keys import DiscoPrivate, NodePublic
@@ -45,7 +42,7 @@ from tsns.paths.peer_path import PeerPath
 from tsns.paths.peer_paths import Reach
 from tsns.proto import packets
 from tsns.proto.addresses import pack, pack_endpoint
-from tsns.proto.types import DERPNode, DNSConfig, DNSRecord, FilterRule, Node, decode
+from tsns.proto.types import DERPNode, FilterRule, decode
 from tsns.proto.virtio import frame_of
 from tsns.sealed_box import SealedBox
 from tsns.ways import DerpSource, SendUdp, Train, UdpSource
@@ -434,6 +431,7 @@ def packet(data: bytes) -> None:
             packets.tsmp_reject(parsed, packets.RejectReason.ACL)
         if packets.is_tsmp(data):
             packets.parse_tsmp(data)
+    packets.udp_carries(data, DISCO_MAGIC)
 
 
 def packet_seeds() -> list[bytes]:
@@ -458,23 +456,6 @@ def packet_seeds() -> list[bytes]:
     ]
 
 
-def packet_filter(data: bytes) -> None:
-    """A dialogue of packets, judged both ways."""
-    judge = PacketFilter()
-    instructions = Instructions(data)
-    assert judge.inbound(data) is not None  # nothing passes before there are rules
-    _let(judge)
-    for what, piece in instructions.steps(8):
-        judged: Callable[..., object] = judge.outbound if what & 1 else judge.inbound
-        judged(piece, jailed=bool(what & 2))
-
-
-def packet_filter_seeds() -> list[bytes]:
-    out = packets.build(17, US, PEER, b"\x10\0\0\x35\0\x08\0\0")
-    back = packets.build(17, PEER, US, b"\0\x35\x10\0\0\x08\0\0")
-    return [step(1, out) + step(2, back), *(step(0, each) + step(1, each) for each in packet_seeds())]
-
-
 def stun_message(data: bytes) -> None:
     """Answers to our requests; requests to a relay."""
     stun.parse_request(data)
@@ -487,51 +468,3 @@ def stun_seeds() -> list[bytes]:
     txid = bytes(range(12))
     legacy = b"\1\1\0\x0c\x21\x12\xa4\x42" + txid + b"\0\1\0\x08\0\1\x12\x34\xc0\0\2\1"
     return [stun.request(txid), stun.response(txid, THERE), stun.response(txid, ("2001:db8::1", 1)), legacy]
-
-
-# --- DNS -----------------------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def _resolver() -> Resolver:
-    resolver = Resolver()
-    resolver.update(
-        self_node=Node(id=1, name="me.tail.example.", addresses=["100.64.0.1/32", "fd7a:115c:a1e0::1/128"]),
-        peers=[Node(id=2, name="web.tail.example.", addresses=["100.64.0.2/32"])],
-        config=DNSConfig(
-            proxied=True,
-            domains=["tail.example"],
-            routes={"mine.example.": None},
-            extra_records=[DNSRecord(name="db.tail.example", value="10.1.1.1")],
-        ),
-    )
-    return resolver
-
-
-def dns_query(data: bytes) -> None:
-    """A question of a program inside the namespace."""
-    for over_tcp in (False, True):
-        answer = _resolver().answer(data, over_tcp=over_tcp)
-        if answer is not None:
-            assert answer[:2] == data[:2]
-            assert answer[2] & 0x80
-            assert len(answer) <= (0xFFFF if over_tcp else 4095)
-
-
-def dns_seeds() -> list[bytes]:
-    asked = [
-        ("web.tail.example.", "A"),
-        ("me.tail.example.", "AAAA"),
-        ("nobody.tail.example.", "ANY"),
-        ("2.0.64.100.in-addr.arpa.", "PTR"),
-        ("1." + "0." * 19 + "0.e.1.a.c.5.1.1.a.7.d.f.ip6.arpa.", "PTR"),
-        ("192-168-1-2-via-7.tail.example.", "AAAA"),
-        ("10-1-1-1-via-0x1F.x.ts.net.", "AAAA"),
-        ("db.tail.example.", "TXT"),
-        ("example.com.", "A"),
-        (".", "NS"),
-    ]
-    plain = [dns.message.make_query(name, kind).to_wire() for name, kind in asked]
-    edns = dns.message.make_query("web.tail.example.", "A", use_edns=0, payload=1232, want_dnssec=True).to_wire()
-    pointer = plain[0][:12] + b"\1a\xc0\x0c\0\1\0\1"
-    return [*(bytes(2) + each[2:] for each in plain), bytes(2) + edns[2:], bytes(2) + pointer[2:]]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tests.fuzz import control_side, data_side, home_side, local_side, train_side
+from tests.fuzz import control_side, data_side, filter_side, home_side, local_side, names_side, train_side
 from tsns.error import ProtocolError
 
 MAX_CASE_BYTES: Final = 4096
@@ -118,6 +118,12 @@ def _map_words() -> tuple[str, ...]:
     kinds = (types.MapResponse, types.Node, types.PeerChange, types.FilterRule, types.NetPortRange, types.CapGrant)
     more = (types.DNSConfig, types.DNSRecord, types.DERPMap, types.DERPRegion, types.DERPNode, types.DisplayMessage)
     return (*_wire_names(*kinds, *more), *_JSON, '"100.64.0.2/32"', '"nodekey:', '"2024-01-01T00:00:00Z"')
+
+
+def _rule_words() -> tuple[str, ...]:
+    from tsns.proto import types
+
+    return _wire_names(types.FilterRule, types.NetPortRange, types.PortRange, types.CapGrant)
 
 
 TARGETS: Final = (
@@ -238,13 +244,35 @@ TARGETS: Final = (
     ),
     Target("upnp-http", home_side.upnp_http, home_side.UPNP_HTTP_SEEDS, (ProtocolError,), _HTTP),
     Target("packet", data_side.packet, data_side.packet_seeds(), words=_PACKET),
-    Target("packet-filter", data_side.packet_filter, data_side.packet_filter_seeds(), words=_PACKET),
+    Target("packet-filter", filter_side.packet_filter, filter_side.packet_filter_seeds(), words=_PACKET),
+    Target(
+        "filter-rules",
+        filter_side.filter_rules,
+        filter_side.filter_rules_seeds(),
+        (ProtocolError,),
+        (*_rule_words(), *_JSON, '"cap:', '"*"', '"::-8::f"', '"0.0.0.0/0"', "65535"),
+    ),
     # programs on this machine
     Target(
         "dns-query",
-        data_side.dns_query,
-        data_side.dns_seeds(),
+        names_side.query,
+        names_side.query_seeds(),
         words=("\\xc0\\x0c", "\\x03web\\x04tail\\x07example\\x00", "\\x00\\x00\\x29", "\\x07in-addr\\x04arpa\\x00"),
+    ),
+    Target(
+        "dns-reply",
+        names_side.reply,
+        names_side.reply_seeds(),
+        words=(
+            "\\xc0\\x0c",
+            "\\x03www\\x07example\\x03com\\x00",
+            "\\x00\\x00\\x29",
+            "\\x00\\x06\\x00\\x01",
+            "\\x81\\x83",
+        ),
+    ),
+    Target(
+        "resolv-conf", names_side.resolv_conf, names_side.RESOLV_CONF_SEEDS, words=("nameserver ", "\\x25eth0", "::")
     ),
     Target("local-api", local_side.local_api, local_side.LOCAL_API_SEEDS, words=(*_HTTP, *_JSON)),
     Target("control-message", local_side.control_message, local_side.CONTROL_MESSAGE_SEEDS, words=_JSON),

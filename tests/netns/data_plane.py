@@ -14,7 +14,7 @@ from tests.interop.rig.namespace import socket_in
 from tests.unit.wg.shuttle import entropy
 from tests.unit.wg.test_router import OpenFilter
 from tsns.keys import DiscoPrivate, NodePrivate, NodePublic
-from tsns.netns import namespace, routes
+from tsns.netns import anchor, routes
 from tsns.netns.underlay import udp_socket
 from tsns.proto.addresses import Prefix, pack
 from tsns.ways import DerpPath, UdpPath
@@ -34,7 +34,7 @@ class Plane:
     def __init__(self, number: int, pin: Path, engine: str, family: int, socket_type: type[socket.socket]) -> None:
         self.addresses = ADDRESSES[number]
         self._pin = pin
-        self._made = namespace.make(pin)
+        self._made = anchor.make(pin)
         routes.apply(self._made.namespace, [Prefix.parse(address) for address in self.addresses])
         self.key = NodePrivate.generate(entropy(number + 1)(32))
         device = Device(self.key, os.urandom, wall_clock=boot_time)
@@ -81,7 +81,7 @@ class Plane:
         self.udp.close()
         for fd in (self._made.tun, self._made.namespace, *self._made.dns):
             os.close(fd)
-        namespace.unpin(self._pin)
+        anchor.forget(self._pin)
 
 
 @asynccontextmanager

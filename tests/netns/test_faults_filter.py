@@ -15,7 +15,7 @@ from tests.machine import patiently
 from tests.netns.nodes import Tsns
 from tests.netns.steered_lab import SteeredLab
 from tsns.lab.tailnet import LabNode, allow_all
-from tsns.proto.types import FilterRule, MapResponse, NetPortRange, PortRange
+from tsns.proto.types import CapGrant, FilterRule, MapResponse, NetPortRange, PortRange
 
 pytestmark = pytest.mark.netns
 
@@ -145,6 +145,48 @@ def test_rules_without_access_let_nothing_in(steered_tsns: Tsns, steered: Steere
         configure(steered, [rule("100.64.99.99", web, PORT)])
         assert becomes(tsns, "app", [], *both)
         assert tsns("exec", "app", "--", "ping", "-c1", "-W1", web).returncode != 0
+
+
+def test_a_refused_connection_fails_at_once_and_is_counted_at_both_ends(
+    steered_tsns: Tsns, steered: SteeredLab
+) -> None:
+    """By the refusal that the other end's engine sends, not by waiting for an answer that never comes."""
+    tsns = steered_tsns
+    tsns.up("web")
+    tsns.up("app")
+    web, app = address(tsns, "web"), address(tsns, "app")
+    with serving(tsns, "web"):
+        configure(steered, [rule(app, web, PORT)])
+        assert becomes(tsns, "app", [f"{web}:{PORT}"], f"{web}:{PORT}", f"{web}:{OTHER_PORT}")
+        script = f"import socket; socket.create_connection(('{web}', {OTHER_PORT}), 10)"
+        began = time.monotonic()
+        done = tsns("exec", "app", "--", sys.executable, "-c", script)
+    assert "ConnectionRefusedError" in done.stderr
+    assert time.monotonic() - began < 5
+    assert tsns.json("status", "app")["drops"]["TCP connection refused by the peer: its rules"] >= 1
+    assert tsns.json("status", "web")["drops"]["refused from the tunnel: no rule allows this TCP connection"] >= 1
+    assert "no rule allows this TCP connection" in tsns("status", "web", "-v").stdout
+
+
+def test_whois_tells_who_it_is_and_what_they_may_do_here(steered_tsns: Tsns, steered: SteeredLab) -> None:
+    tsns = steered_tsns
+    tsns.up("web")
+    tsns.up("app")
+    web, app = address(tsns, "web"), address(tsns, "app")
+    grant = CapGrant(dsts=[f"{web}/32"], cap_map={"example.com/cap/pages": msgspec.Raw(b'[{"edit":true}]')})
+    configure(steered, [*allow_all(), FilterRule(src_ips=[app], cap_grant=[grant])])
+
+    def known() -> bool:
+        return bool(tsns.json("whois", "web", f"{app}:4711")["capabilities"])
+
+    patiently(lambda: [] if known() else ["not yet"])
+    found = tsns.json("whois", "web", "app")
+    assert (found["name"], found["capabilities"]) == ("app", {"example.com/cap/pages": [{"edit": True}]})
+    assert "example.com/cap/pages" in tsns("whois", "web", app).stdout
+    assert tsns.json("whois", "app", web)["capabilities"] == {}
+    nobody = tsns("whois", "web", "100.64.99.99")
+    assert nobody.returncode == 1
+    assert "nobody on the tailnet" in nobody.stderr
 
 
 def test_a_node_with_its_shields_up_lets_nobody_in(steered_tsns: Tsns) -> None:

@@ -34,13 +34,13 @@ print(json.dumps({"links": links, "status": status, "limits": limits, "cwd": os.
 # What an engine could try, by somebody with exactly its rights: argv is the keeper's pid, its engine's, another engine's, the pin.
 INTRUDER: Final = """
 import ctypes, errno, json, os, socket, sys
-from tsns.netns import linux, tun
+from tsns.netns import confinement, linux, tun
 from tsns.node.engine_life import UID_BASE as ENGINE_UID_BASE
 keeper, engine, other, pin = (int(word) if word.isdigit() else word for word in sys.argv[1:])
 parent = os.getpid()
 reading, writing = os.pipe()
 if os.fork() == 0:
-    linux.drop_all_rights(ENGINE_UID_BASE + keeper, parent)
+    confinement.confine(ENGINE_UID_BASE + keeper, parent)
     def attempt(what):
         try:
             what()
@@ -65,6 +65,13 @@ if os.fork() == 0:
         "a new namespace": lambda: linux.unshare(linux.CLONE_NEWNET),
         "mounting": lambda: linux.mount("none", "/mnt", 0, kind="tmpfs"),
         "root again": lambda: os.setuid(0),
+        "a process of its own": os.fork,
+        "another program": lambda: os.execv("/bin/true", ["true"]),
+        "a Unix socket": lambda: socket.socket(socket.AF_UNIX),
+        "a packet socket": lambda: socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM),
+        "writing a file": lambda: open("/tmp/tsns-engine-was-here", "w"),
+        "a directory": lambda: os.mkdir("/tmp/tsns-engine-was-here"),
+        "being dumped": lambda: linux._check(linux._prctl(4, 1), ""),
         "a raw socket": lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP),
         "a TUN": tun.open_tun,
         "the state directory": lambda: os.listdir(os.environ["TSNS_STATE_DIR"]),

@@ -143,6 +143,14 @@ def test_names_are_resolved_inside_only(tsns: Tsns) -> None:
     assert {path: Path(path).read_bytes() for path in host} == host
 
 
+def test_sys_shows_the_interfaces_inside(tsns: Tsns) -> None:
+    outside = sorted(os.listdir("/sys/class/net"))
+    done = tsns.run("sh", "-c", "ls /sys/class/net; cat /sys/class/net/tsns0/mtu; ls /sys/fs/cgroup /tmp | wc -l")
+    assert done.stdout.split()[:3] == ["lo", "tsns0", "1280"]
+    assert int(done.stdout.split()[3]) > 3  # the rest is as it was
+    assert sorted(os.listdir("/sys/class/net")) == outside
+
+
 def test_nothing_but_the_tailnet_can_be_reached(tsns: Tsns) -> None:
     port = tsns.lab.url.rpartition(":")[2]  # the lab listens on the host's loopback
     probe = f"""

@@ -55,9 +55,16 @@ def test_every_setting_has_a_field_and_every_field_is_read(tmp_path: Path) -> No
         ephemeral = true
         advertise-tags = ["a", "tag:b", "a"]
         accept-dns = false
+        accept-routes = true
+        exit-node = "Auto:Any"
+        exit-node-allow-lan-access = true
+        with-internet = true
+        advertise-routes = ["10.1.0.0/16", "fd00:1::/64", "10.1.0.0/16"]
+        advertise-exit-node = false
         shields-up = true
         accept-unverified-peers = true
         direct = false
+        map-root = true
         port = 41641
         data-plane = "python"
         timeout = 2.5
@@ -74,9 +81,16 @@ def test_every_setting_has_a_field_and_every_field_is_read(tmp_path: Path) -> No
         ephemeral=True,
         advertise_tags=("tag:a", "tag:b"),
         accept_dns=False,
+        accept_routes=True,
+        exit_node="auto:any",
+        exit_node_allow_lan_access=True,
+        with_internet=True,
+        advertise_routes=("10.1.0.0/16", "fd00:1::/64"),
+        advertise_exit_node=False,
         shields_up=True,
         accept_unverified_peers=True,
         direct=False,
+        map_root=True,
         port=41641,
         data_plane="python",
         timeout_s=2.5,
@@ -99,6 +113,11 @@ def test_every_setting_has_a_field_and_every_field_is_read(tmp_path: Path) -> No
         ({"hostname": ""}, "--hostname"),
         ({"advertise-tags": "1a"}, "--advertise-tags"),
         ({"advertise-tags": "a b"}, "--advertise-tags"),
+        ({"advertise-routes": "10.1.0.1/16"}, "--advertise-routes"),
+        ({"advertise-routes": "0.0.0.0/0"}, "--advertise-routes"),
+        ({"advertise-routes": "127.0.0.0/8"}, "--advertise-routes"),
+        ({"advertise-routes": ",".join(f"10.1.{n}.0/24" for n in range(101))}, "--advertise-routes"),
+        ({"exit-node": "a b"}, "--exit-node"),
         ({"timeout": "0"}, "--timeout"),
         ({"timeout": "nan"}, "--timeout"),
         ({"timeout": "inf"}, "--timeout"),
@@ -256,7 +275,14 @@ def test_a_data_plane_that_is_not_built_is_an_error_at_once(monkeypatch: pytest.
     assert config({"data-plane": engines.PYTHON}).data_plane == engines.PYTHON
 
 
-def test_the_environment_names_the_data_plane() -> None:
+def test_the_environment_names_the_data_plane(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "_native_is_built", lambda: True)
     assert config(environ={"TSNS_DATA_PLANE": "python"}).data_plane == "python"
-    assert config({"data-plane": "python"}, environ={"TSNS_DATA_PLANE": "native"}).data_plane == "python"
+    assert config({"data-plane": "native"}, environ={"TSNS_DATA_PLANE": "python"}).data_plane == "native"
     assert not config().data_plane  # whatever is there
+
+
+def test_an_exit_node_that_uses_another_one_is_none() -> None:
+    with pytest.raises(UsageError, match="cannot be one"):
+        config({"exit-node": "out", "advertise-exit-node": True})
+    assert config({"exit-node": "", "advertise-exit-node": True}, remembered={"exit_node": "out"}).advertise_exit_node

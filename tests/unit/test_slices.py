@@ -8,7 +8,7 @@ import pytest
 
 from tsns import slices
 from tsns.slices import in_slices
-from tsns.steps import Steps, finish
+from tsns.steps import Steps, finish, take
 
 
 def counting(seen: list[int], until: int) -> Steps[int]:
@@ -57,3 +57,11 @@ def test_a_cancellation(monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
 
     asyncio.run(main())
     assert (len(seen) == 100) is whole
+
+
+def test_steps_until_it_is_enough() -> None:
+    seen: list[int] = []
+    steps = counting(seen, 3)
+    assert take(steps, lambda: len(seen) == 2) is None
+    assert seen == [0, 1]
+    assert take(steps, lambda: False) == (3,)

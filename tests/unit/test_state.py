@@ -8,6 +8,7 @@ import os
 import re
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +299,44 @@ def test_garbage_that_cannot_be_moved_aside_stays_and_is_told(path: Path, monkey
     with pytest.raises(UserError, match="nor can it be moved aside: Read-only file system"):
         load(path)
     assert path.read_bytes() == b"{}"
+
+
+# --- what an engine may make of it ---------------------------------------------------------------------------------
+
+SERVER = IDENTITY.control_url or ""
+OTHER_KEY = NodePrivate.generate(b"\x77" * 32)
+
+
+def test_an_engine_may_change_its_node_key() -> None:
+    new = IDENTITY.with_node_key(OTHER_KEY)
+    assert IDENTITY.succeeded_by(new, SERVER) == new
+    gone = replace(IDENTITY, node_key=None, old_node_key=None)
+    assert IDENTITY.succeeded_by(gone, SERVER) == gone
+
+
+def test_somebody_new_gets_a_server_and_its_key() -> None:
+    somebody = replace(IDENTITY, control_url=None, control_key=None)
+    assert somebody.succeeded_by(IDENTITY, SERVER) == IDENTITY
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"machine_key": MachinePrivate.generate(b"\x78" * 32)},
+        {"lock_key": LockPrivate.generate(b"\x78" * 32)},
+        {"log_id": "77" * 32},
+        {"control_url": "https://elsewhere.example"},
+        {"control_key": MachinePublic(b"\x78" * 32)},
+    ],
+)
+def test_an_engine_may_not_make_somebody_else_of_it(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"identity|belong|known"):
+        IDENTITY.succeeded_by(replace(IDENTITY, **change), SERVER)
+
+
+def test_what_is_known_of_the_server_stays_known() -> None:
+    forgetful = replace(IDENTITY, control_url=None, control_key=None)
+    assert IDENTITY.succeeded_by(forgetful, SERVER) == IDENTITY
 
 
 # --- secrets -------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, NoReturn
 
 from tsns.error import UserError
-from tsns.netns import linux, mounts
+from tsns.netns import linux, mounts, user_namespace
 from tsns.node.client import Entry
 
 NOT_EXECUTABLE: Final = 126
@@ -22,7 +22,7 @@ SECRETS: Final = ("TS_AUTHKEY", "TS_AUTH_KEY")
 
 
 class Caller(NamedTuple):
-    """Whose the command is to be: sudo's caller, or root itself (uid 0)."""
+    """Whose the command is to be: sudo's caller; or (uid 0) whoever we are already."""
 
     uid: int
     gid: int
@@ -75,18 +75,24 @@ def find_program(command: str, environ: Mapping[str, str]) -> str:
 
 
 def run_in(entry: Entry, command: Sequence[str], *, keep_caps: bool = False) -> NoReturn:
-    """Enter the node and become the command. UserError where that fails; nothing comes back otherwise."""
+    """Enter the node and become the command. UserError where that fails; nothing comes back otherwise.
+
+    Of root's capabilities the command keeps Docker's set, also where an ordinary user is root in the node's user namespace. Anybody else
+    has none left once the command is executed.
+    """
     # All look-ups first: later the interpreter's own files may be out of reach.
     program = find_program(command[0], os.environ)
     caller = Caller.from_environment(os.environ)
     directory = os.getcwd()
+    as_root = os.geteuid() == 0
     try:
-        linux.setns(entry.namespace_fd, linux.CLONE_NEWNET)
+        user_namespace.enter(entry.namespace_fd)
         mounts.enter_private(entry.resolv, entry.nsswitch)
     except OSError as error:
-        raise UserError(
-            f"the namespace cannot be entered: {error.strerror}", "tsns needs root with CAP_SYS_ADMIN"
-        ) from error
+        hint = (
+            "tsns needs root with CAP_SYS_ADMIN" if as_root else "only who made a node may enter it: try it with sudo"
+        )
+        raise UserError(f"the namespace cannot be entered: {error.strerror}", hint) from error
     os.chdir(directory)  # the same one, seen through our own mounts
     environment = {key: value for key, value in os.environ.items() if key not in SECRETS} | caller.environment
     entry.entered()

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from tsns import VERSION
-from tsns.cli import arguments, demo, login, netcheck, nodes, output, queries, serve
+from tsns.cli import arguments, demo, exit_nodes, login, names, netcheck, nodes, output, queries, serve
 from tsns.cli.options import Json, Quiet, Verbose
 from tsns.config import DEFAULT_CAPABILITY_VERSION
 from tsns.error import UsageError
@@ -28,6 +28,7 @@ app = typer.Typer(
 for _name, _function in (
     ("run", nodes.run),
     ("up", nodes.up),
+    ("set", nodes.change),
     ("down", nodes.down),
     ("rm", nodes.remove),
     ("exec", nodes.execute),
@@ -36,6 +37,7 @@ for _name, _function in (
     ("status", queries.status),
     ("ip", queries.ip),
     ("ping", queries.ping),
+    ("whois", queries.whois),
     ("netcheck", netcheck.netcheck),
     ("logs", queries.logs),
     ("login", login.login),
@@ -44,6 +46,8 @@ for _name, _function in (
     ("serve", serve.serve),
 ):
     app.command(_name)(_function)
+app.add_typer(exit_nodes.app, name="exit-node")
+app.add_typer(names.app, name="dns")
 
 
 def _show_version(wanted: bool) -> None:
@@ -92,7 +96,10 @@ def main(argv: Sequence[str]) -> int:
 
 def _prepared(group: Any, command: str, argv: list[str]) -> list[str]:
     """Spellings that typer does not know, written in those it does."""
-    switches = [parameter for parameter in group.commands[command].params if getattr(parameter, "is_bool_flag", False)]
+    found = group.commands[command]
+    if argv and argv[0] in getattr(found, "commands", ()):
+        return [command, *_prepared(found, argv[0], argv[1:])]
+    switches = [parameter for parameter in found.params if getattr(parameter, "is_bool_flag", False)]
     long = {option for parameter in switches for option in parameter.opts if option.startswith("--")}
     negatable = {
         option

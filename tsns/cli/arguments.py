@@ -19,9 +19,16 @@ VERBOSE: Final = Flag("verbose", "Say more; twice: show where an error came from
 NAME: Final = Flag("name", "Use the lasting node of this name; it is made if needed, and stays", "NAME")
 KEEP_CAPS: Final = Flag("keep-caps", "As root, keep all capabilities instead of Docker's default set")
 
+# Of a node that runs: who it is, and how long somebody waits, are not among it.
+CHANGEABLE: Final = tuple(
+    flag for flag in SETTINGS if flag.field not in {"login_server", "auth_key", "ephemeral", "timeout_s"}
+)
+
 RUN_FLAGS: Final = (NAME, *SETTINGS, KEEP_CAPS, QUIET, VERBOSE)
 EXEC_FLAGS: Final = (KEEP_CAPS, QUIET, VERBOSE)
 UP_FLAGS: Final = (*SETTINGS, QUIET, VERBOSE)
+SET_FLAGS: Final = (*CHANGEABLE, QUIET, VERBOSE)
+_OPPOSITES: Final = {f"--{flag.opposite}": f"{flag.name}" for flag in SETTINGS if flag.opposite}
 NAMES: Final = {"run": 0, "exec": 1, "shell": 1, "up": 1}  # how many words stand before the command
 BECOMING: Final = frozenset({"run", "exec", "shell"})  # these become a command, and have its exit status
 TAKING_COMMAND: Final = frozenset({"run", "exec"})
@@ -96,6 +103,7 @@ def parse(command: str, argv: Sequence[str]) -> Parsed:
             else:
                 raise UsageError(f"{word!r} stands before --", _misplaced(command, word))
             continue
+        word = _spelled(word)
         option, equals, text = word.partition("=")
         if not word.startswith("--"):
             _cluster(parsed, word, options, command)
@@ -108,6 +116,15 @@ def parse(command: str, argv: Sequence[str]) -> Parsed:
     if parsed.command and command not in TAKING_COMMAND:
         raise UsageError(f"tsns {command} takes no command", "write `tsns run --name NAME -- COMMAND`")
     return parsed
+
+
+def _spelled(word: str) -> str:
+    """A switch's opposite in the words of the switch."""
+    option, equals, text = word.partition("=")
+    if option not in _OPPOSITES:
+        return word
+    name = _OPPOSITES[option]
+    return f"--no-{name}" if not equals or _bool(option, text) else f"--{name}"
 
 
 def _misplaced(command: str, word: str) -> str:
@@ -168,7 +185,8 @@ def normalise(argv: Sequence[str], switches: Collection[str], negatable: Collect
     left alone.
     """
     result: list[str] = []
-    for place, word in enumerate(argv):
+    for place, typed in enumerate(argv):
+        word = _spelled(typed)
         if word == "--":
             return [*result, *argv[place:]]
         option, equals, text = word.partition("=")

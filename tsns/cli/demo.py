@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import socket
@@ -15,7 +16,7 @@ from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
-from tsns.cli import enter, output, tables, terminal
+from tsns.cli import output, tables, terminal
 from tsns.cli.demo_stage import Stage, StageError, new_token
 from tsns.cli.options import Json, Quiet, Verbose, waiting
 from tsns.netns.tun import TUN_NAME
@@ -221,7 +222,6 @@ def demo(
 
     A tailnet of this machine's own: servers, two nodes, a command inside one that reaches the other. All of it is removed at the end.
     """
-    enter.need_root("demo", "it makes network namespaces")
     before = {number: signal.signal(number, _end) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         return _demo(keep=keep, as_json=as_json, quiet=quiet, verbose=verbose)
@@ -296,7 +296,7 @@ def _what_to_type(stage: Stage) -> list[str]:
     end = ["kill", *map(str, stage.pids)]
     return [
         "",
-        "It is still running. As root, in a shell:",
+        f"It is still running. {'As root, in' if os.geteuid() == 0 else 'In'} a shell:",
         f"    export {places}",
         f"    {tsns} status {CLIENT}",
         f"    {tsns} run --name {CLIENT} -- curl http://{SERVER}:{PORT}/",

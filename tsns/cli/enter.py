@@ -13,18 +13,12 @@ from tsns import auth_key, settings
 from tsns.attach import process
 from tsns.cli import terminal
 from tsns.cli.arguments import Parsed
-from tsns.error import UsageError, UserError
+from tsns.error import UsageError
 from tsns.node import client
 from tsns.node.places import Places, check_name, places
 
-ONLY_TAILNET: Final = "only the tailnet is reachable from inside; the rest of this machine is as before"
+ONLY_TAILNET: Final = "only the tailnet is reachable; see --exit-node, --with-internet"
 _TOLD_FILE: Final = ".told-only-tailnet"
-
-
-def need_root(command: str, why: str) -> None:
-    """UserError for somebody who is not root."""
-    if os.geteuid() != 0:
-        raise UserError(f"tsns {command} needs root: {why}", "run it with sudo")
 
 
 def _tell_once(where: Places) -> None:
@@ -57,7 +51,6 @@ def run(parsed: Parsed) -> NoReturn:
         raise UsageError("a run without --name is always ephemeral", "give the node a name with --name NAME")
     where = places(environ)
     check_name(name)
-    need_root("run", "it makes a network namespace")
     process.find_program(parsed.command[0], os.environ)  # a slip is told before anything is made
     config = settings.node_config(
         name,
@@ -69,7 +62,7 @@ def run(parsed: Parsed) -> NoReturn:
     auth_key.forget(os.environ)
     with _waiting(f"starting the node {name}", parsed) as progress:
         entry = client.start(config, where, progress, lasting=lasting)
-    if not given.get("quiet"):
+    if not given.get("quiet") and not (config.exit_node or config.with_internet):
         _tell_once(where)
     process.run_in(entry, parsed.command, keep_caps=bool(given.get("keep-caps")))
 
@@ -90,7 +83,6 @@ def execute(parsed: Parsed) -> NoReturn:
         raise UsageError("there is no command to execute", f"write `tsns exec {parsed.words[0]} -- COMMAND`")
     where = places(os.environ)
     name = check_name(parsed.words[0])
-    need_root("exec", "it enters a network namespace")
     process.find_program(parsed.command[0], os.environ)  # a slip is told before anything is made
     auth_key.forget(os.environ)
     with _waiting(f"joining the node {name}", parsed) as progress:
@@ -107,7 +99,6 @@ def up(parsed: Parsed) -> int:
         )
     where = places(environ)
     name = check_name(parsed.words[0])
-    need_root("up", "it makes a network namespace")
     config = settings.node_config(name, given, environ, remembered=client.saved_settings(name, where))
     auth_key.forget(os.environ)
     with _waiting(f"starting the node {name}", parsed) as progress:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from tsns import settings
-from tsns.cli import enter, output, tables, terminal
+from tsns.cli import output, tables, terminal
 from tsns.cli.options import Json, Quiet, Verbose, waiting
 from tsns.config import DEFAULT_TIMEOUT_S, Secret
 from tsns.error import UserError
@@ -49,7 +49,6 @@ def login(
     """
     where = places(os.environ)
     check_name(name)
-    enter.need_root("login", "a node's identity is root's to change")
     given = {} if auth_key is None else {"auth-key": auth_key}
     key = settings.login_key(name, given, os.environ)
     with waiting(f"the node {name} to log in", quiet, verbose) as progress:
@@ -112,7 +111,6 @@ def logout(name: Name, *, as_json: Json = False, quiet: Quiet = False, verbose: 
     """
     where = places(os.environ)
     check_name(name)
-    enter.need_root("logout", "a node's identity is root's to give up")
     with waiting(f"the node {name} to log out", quiet, verbose):
         found = client.query(name, where, "/tsns/v1/logout", {}, timeout_s=client.STOP_PATIENCE_S)
     if as_json:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import Final
 
 from tsns.cli import output, tables
-from tsns.cli.options import Json, NodeName, Quiet, Verbose, the_node, waiting
+from tsns.cli.options import Json, NodeName, Quiet, Verbose, the_node, waiting, where_is
 from tsns.node import client
-from tsns.node.places import places
 
 PATIENCE_S: Final = 25.0
 _WORDS: Final = {True: "yes", False: "no", None: "unknown"}
@@ -19,7 +17,7 @@ def netcheck(name: NodeName = None, *, as_json: Json = False, quiet: Quiet = Fal
 
     Exit status 1 when no relay can be reached at all.
     """
-    where = places(os.environ)
+    where = where_is(name)
     name = the_node(name, where, "netcheck")
     with waiting("the answers of the relays", quiet, verbose):
         found = client.query(name, where, "/tsns/v1/netcheck", timeout_s=PATIENCE_S)

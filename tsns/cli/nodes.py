@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
+from tsns import settings
 from tsns.cli import arguments, enter, output, tables, terminal
 from tsns.cli.arguments import Parsed
 from tsns.cli.options import Json, Quiet, Verbose, waiting, with_flags
 from tsns.cli.queries import status_of
 from tsns.error import UsageError, UserError
 from tsns.node import client
-from tsns.node.places import Places, check_name, places
+from tsns.node.places import Places, check_name, places, roots_places
 from tsns.settings import Given
 
 Names = Annotated[list[str], typer.Argument(metavar="NAME", help="The nodes")]
@@ -53,6 +54,24 @@ def up(
     return enter.up(Parsed(given=dict(given), words=[name]))
 
 
+@with_flags(arguments.SET_FLAGS)
+def change(given: Given, name: Annotated[str, typer.Argument(metavar="NAME", help="A running node")]) -> int:
+    """Change a running node.
+
+    What goes on inside goes on. Most settings disturb no connection; others make it pause, as `tsns up` with them would.
+    """
+    wanted = settings.changes(given)
+    if not wanted:
+        raise UsageError("there is nothing to change", "write `tsns set NAME --exit-node PEER`, for example")
+    where = places(os.environ)
+    check_name(name)
+    with waiting(
+        f"the node {name} to take that over", bool(given.get("quiet")), int(given.get("verbose", 0))
+    ) as progress:
+        client.change(name, where, wanted, progress)
+    return 0
+
+
 def _each(names: list[str], action: Callable[[str], None], verbose: int) -> int:
     """Do it to all of them, whatever becomes of the single one; 1 if one of them failed."""
     status = 0
@@ -77,7 +96,6 @@ def down(
     where = places(os.environ)
     for name in names or ():
         check_name(name)
-    enter.need_root("down", "it removes a network namespace")
 
     def stop(name: str) -> None:
         with waiting(f"stopping the node {name}", quiet, verbose):
@@ -91,7 +109,6 @@ def remove(names: Names, quiet: Quiet = False, verbose: Verbose = 0) -> int:
     where = places(os.environ)
     for name in names:
         check_name(name)
-    enter.need_root("rm", "it removes a network namespace")
 
     def forget(name: str) -> None:
         with waiting(f"removing the node {name}", quiet, verbose) as progress:
@@ -102,10 +119,13 @@ def remove(names: Names, quiet: Quiet = False, verbose: Verbose = 0) -> int:
 
 def list_nodes(as_json: Json = False, quiet: Quiet = False, verbose: Verbose = 0) -> int:
     """List the nodes of this machine, running or stopped."""
-    where = places(os.environ)
-    names = sorted({*client.names(where), *client.known(where)})
+    homes: dict[str, Places] = {}
+    for where in filter(
+        None, (roots_places(os.environ), places(os.environ))
+    ):  # of two of one name the caller's own counts
+        homes |= dict.fromkeys((*client.names(where), *client.known(where)), where)
     with waiting("the nodes to answer", quiet, verbose):
-        nodes = [tables.listed(_status_or_guess(name, where, verbose)) for name in names]
+        nodes = [tables.listed(_status_or_guess(name, where, verbose)) for name, where in sorted(homes.items())]
     if as_json:
         output.answer({"nodes": nodes})
     elif nodes:

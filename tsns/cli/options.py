@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Optional
 
@@ -11,7 +12,7 @@ import typer
 from tsns.cli import terminal
 from tsns.error import UsageError, UserError
 from tsns.node import client
-from tsns.node.places import Places
+from tsns.node.places import Places, places, roots_places
 from tsns.settings import Flag
 
 PANEL = "Node settings"
@@ -69,6 +70,15 @@ def with_flags(flags: Sequence[Flag]) -> Callable[[Callable[..., int]], Callable
         return command
 
     return decorate
+
+
+def where_is(name: str | None) -> Places:
+    """The directories in which a node is to be looked for: the caller's own; for an ordinary user also root's, who may have made it for them."""
+    own, roots = places(os.environ), roots_places(os.environ)
+    if roots is None or (name in {*client.names(own), *client.known(own)} if name else client.names(own)):
+        return own
+    running = client.names(roots)
+    return roots if (name in running if name else running) else own
 
 
 def the_node(name: str | None, where: Places, command: str) -> str:

@@ -1,4 +1,4 @@
-"""`status`, `ip`, `ping`, `logs`: what one asks a node (ring 2)."""
+"""`status`, `ip`, `ping`, `whois`, `logs`: what one asks a node (ring 2)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Annotated, Final, NoReturn
 import typer
 
 from tsns.cli import output, tables, terminal
-from tsns.cli.options import Json, NodeName, Quiet, Verbose, the_node, waiting
+from tsns.cli.options import Json, NodeName, Quiet, Verbose, the_node, waiting, where_is
 from tsns.error import UsageError, UserError
 from tsns.node import client
-from tsns.node.places import Places, places
+from tsns.node.places import Places
 
 WATCH_S: Final = 2.0
 POLL_S: Final = 0.2
@@ -53,7 +53,7 @@ def status(
     """
     if watch and (as_json or wait):
         raise UsageError("--watch goes with neither --json nor --wait", "leave one of them out")
-    where = places(os.environ)
+    where = where_is(name)
     if wait:
         name = _wait_until_running(name, where, timeout, quiet, verbose)
     name = the_node(name, where, "status")
@@ -122,12 +122,12 @@ def ip(
     """Show the addresses of a node or of a peer."""
     if only4 and only6:
         raise UsageError("-4 and -6 exclude each other", "leave both out to see all addresses")
-    where = places(os.environ)
+    where = where_is(name)
     if name and not peer and name not in {*client.names(where), *client.known(where)} and len(client.names(where)) == 1:
         name, peer = None, name  # with a single node, the only word is a peer's
     name = the_node(name, where, "ip")
     with waiting(f"the node {name} to answer", quiet, verbose):
-        found = _running(name, where)
+        found = running(name, where)
     whose = tables.find_peer(found, peer) if peer else found.get("self")
     if whose is None:
         raise UserError(f"{name} has no peer {peer}", f"see `tsns status {name}`")
@@ -139,7 +139,8 @@ def ip(
     return 0 if addresses else 1
 
 
-def _running(name: str, where: Places) -> tables.Object:
+def running(name: str, where: Places) -> tables.Object:
+    """The status of a node that runs; UserError where it does not."""
     found = status_of(name, where)
     if found["state"] not in tables.RUNNING_STATES:
         raise UserError(
@@ -179,11 +180,11 @@ def ping(
     del verbose
     if tsmp and icmp:
         raise UsageError("--tsmp and --icmp exclude each other", "choose one, or neither to see each path tried")
-    where = places(os.environ)
     if name and not peer:
         name, peer = None, name  # the only word is the peer's
     if not peer:
         raise UsageError("there is nobody to ping", "write `tsns ping NAME PEER`")
+    where = where_is(name)
     node = the_node(name, where, "ping")
     asked = {"peer": peer, "timeout_s": timeout, "kind": "tsmp" if tsmp else "icmp" if icmp else "disco"}
     answered = direct = False
@@ -206,6 +207,32 @@ def ping(
     return 0 if (direct if until_direct else answered) else 1
 
 
+def whois(
+    name: NodeName = None,
+    who: Annotated[
+        str | None, typer.Argument(metavar="IP|PEER", help="An address, with a port or without, or a peer's name")
+    ] = None,
+    *,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> int:
+    """Show whose address that is, and what the tailnet's rules let them do with applications here."""
+    if name and not who:
+        name, who = None, name  # the only word is who it is about
+    where = where_is(name)
+    if not who:
+        raise UsageError("there is nobody to ask about", "write `tsns whois NAME IP`")
+    node = the_node(name, where, "whois")
+    with waiting(f"the node {node} to answer", quiet, verbose):
+        answer = client.query(node, where, "/tsns/v1/whois", {"who": who})
+    if as_json:
+        output.answer(answer)
+    else:
+        output.lines(tables.whois_lines(answer))
+    return 0
+
+
 def logs(
     name: NodeName = None,
     follow: Annotated[
@@ -216,7 +243,7 @@ def logs(
 ) -> int:
     """Show a node's own log."""
     del quiet, verbose
-    where = places(os.environ)
+    where = where_is(name)
     path = log_path(the_node(name, where, "logs"), where)
     _copy(path.with_name(f"{path.name}.1"), 0)
     place = _copy(path, 0)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tsns.cli import enter, terminal
+from tsns.cli import terminal
 from tsns.cli.options import Quiet, Verbose
 from tsns.error import UserError
 from tsns.node import warm_server
@@ -25,7 +25,6 @@ def serve(
     """Hold the process from which nodes are started; commands start one by themselves otherwise."""
     del verbose
     where = places(os.environ)
-    enter.need_root("serve", "it makes network namespaces")
     if stop:
         stopped = warm_server.stop(where)
         if not quiet:

@@ -6,6 +6,7 @@ The objects are those of a node's LocalAPI. Every text in them may be a stranger
 from __future__ import annotations
 
 import ipaddress
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from tsns.proto.text import one_line
 SCHEMA: Final = 1
 ACTIVE_S: Final = 180.0  # a WireGuard session lives as long without a new handshake
 MAX_INSIDE_SHOWN: Final = 3
+MAX_ROUTES_SHOWN: Final = 3
 RUNNING_STATES: Final = frozenset({"running", "offline"})
 
 Object = Mapping[str, Any]
@@ -132,6 +134,13 @@ def _peer_state(peer: Object, now: float) -> str:
             words.append("offline")
     else:
         words = ["offline" if peer.get("online") is False else "idle"]
+    if peer.get("exit_node"):
+        words.append("exit node")
+    elif peer.get("exit_node_option"):
+        words.append("offers exit node")
+    if routes := peer.get("accepted_routes"):
+        more = f" and {len(routes) - MAX_ROUTES_SHOWN} more" if len(routes) > MAX_ROUTES_SHOWN else ""
+        words.append(f"routes {' '.join(map(cell, routes[:MAX_ROUTES_SHOWN]))}{more}")
     if peer.get("tx_bytes") or peer.get("rx_bytes"):
         words.append(f"tx {peer.get('tx_bytes') or 0} rx {peer.get('rx_bytes') or 0}")
     if isinstance(handshake := peer.get("last_handshake"), int | float):
@@ -188,6 +197,16 @@ def status_lines(status: Object, now: float, *, peers: bool = True, active: bool
     return lines
 
 
+def exit_node_list(peers: Iterable[Object]) -> list[str]:
+    """`tsns exit-node list`: a line for each; a star at the one in use."""
+    rows = [["", "ADDRESS", "NAME", "STATE"]]
+    for peer in peers:
+        state = {True: "online", False: "offline"}.get(peer.get("online"), "-")  # type: ignore[arg-type]
+        found = addresses(peer, version=None) or [""]
+        rows.append(["*" if peer.get("exit_node") else "", cell(found[0]), cell(peer.get("dns_name")), state])
+    return columns(rows)
+
+
 def find_peer(status: Object, wanted: str) -> Object | None:
     """The peer (or the node itself) of this name, DNS name or address."""
     wanted = wanted.rstrip(".").lower()
@@ -222,6 +241,24 @@ def ping_line(peer: str, answer: Object) -> str:
     path = answer.get("path") or {}
     via = f"DERP({cell(path.get('region'))})" if path.get("kind") == "derp" else cell(path.get("address"))
     return f"pong from {cell(peer)} via {via} in {milliseconds(float(answer.get('seconds') or 0))}"
+
+
+def whois_lines(answer: Object) -> list[str]:
+    """`tsns whois`: the machine, its user or its tags, and its capabilities towards us."""
+    machine = [["  Name:", cell(answer.get("dns_name") or answer.get("name"))], ["  ID:", cell(answer.get("id"))]]
+    for title, key in (("  Addresses:", "addresses"), ("  Routes:", "routes"), ("  Tags:", "tags")):
+        if found := answer.get(key):
+            machine.append([title, cell(", ".join(map(str, found)))])
+    lines = ["Machine:", *columns(machine)]
+    if user := answer.get("user"):
+        lines += ["User:", *columns([["  Name:", cell(user.get("login_name"))], ["  ID:", cell(user.get("id"))]])]
+    if capabilities := answer.get("capabilities"):
+        lines.append("Capabilities:")
+        for name, values in sorted(capabilities.items()):
+            lines.append(f"  - {cell(name)}" + (":" if values else ""))
+            if values:
+                lines += [f"      {line}" for line in json.dumps(values, indent=2).splitlines()]
+    return lines
 
 
 def milliseconds(seconds: float) -> str:

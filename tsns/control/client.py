@@ -47,7 +47,7 @@ from tsns.netns.underlay import Underlay
 from tsns.noise.handshake import Initiator
 from tsns.noise.stream import ClientStream
 from tsns.proto.text import one_line
-from tsns.proto.types import Debug, Hostinfo, MapResponse, NetInfo, encode
+from tsns.proto.types import Debug, Hostinfo, MapResponse, NetInfo, Node, encode
 from tsns.slices import in_slices
 from tsns.state import Identity
 from tsns.steps import Steps, finish
@@ -124,6 +124,7 @@ class ControlClient:
         self._saying_goodbye = asyncio.Lock()
         self._expiry_timer: asyncio.TimerHandle | None = None
         self._expired = False
+        self._told: tuple[str | None, NodePrivate | None, bool] = None, None, False
         self._key_lost = False
         self.asked_login = AskedLogin()
         self._control_key: MachinePublic | None = None
@@ -142,6 +143,11 @@ class ControlClient:
     def netmap(self) -> NetMap:
         """The netmap as it is by now."""
         return self._netmap
+
+    def set_hostinfo(self, hostinfo: Hostinfo) -> None:
+        """Tell control what the node is by now: its name, the routes that it offers."""
+        self._updates.set_hostinfo(hostinfo)
+        self._logins.set_hostinfo(hostinfo)
 
     def set_net_info(self, net_info: NetInfo) -> None:
         """Tell control what our network looks like, the home region above all."""
@@ -472,7 +478,7 @@ class ControlClient:
     def _check_expiry(self) -> None:
         """See whether our key is still good, now and when it runs out."""
         itself, key = self._netmap.self_node, self.identity.node_key
-        if itself is None or key is None or itself.key != str(key.public):
+        if itself is None or key is None or not self._is_told_of(itself, key):
             return  # the netmap speaks of a key whose login has yet to be answered
         now = time.time()
         expired = self._netmap.expired(itself, now)
@@ -494,6 +500,12 @@ class ControlClient:
         if due is not None and not expired:
             delay_s = min(max(due - now, 0.0), MAX_EXPIRY_SLEEP_S) + EXPIRY_SLACK_S
             self._expiry_timer = asyncio.get_running_loop().call_later(delay_s, self._check_expiry)
+
+    def _is_told_of(self, itself: Node, key: NodePrivate) -> bool:
+        """Whether our node in the netmap has this key of ours; worked out once for each pair."""
+        if self._told[:2] != (itself.key, key):
+            self._told = itself.key, key, itself.key == str(key.public)
+        return self._told[2]
 
     def _tell_key(self) -> None:
         lost = self._expired or self._logins.key_refused

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tsns.control.http2 import Body, Ended, Head, Headers, Http2, Reset
+from tsns.control.pace import Pace
 from tsns.error import ProtocolError, RetryableError, TsnsError
 from tsns.netns.underlay import Stream, is_from_elsewhere
 from tsns.noise.stream import ClientStream
@@ -108,6 +109,7 @@ class Connection:
         self._failure: TsnsError | None = None
         self._task: asyncio.Task[None] | None = None
         self._times_heard = 0
+        self._pace = Pace()
 
     @classmethod
     async def open(cls, stream: Stream, leftover: bytes, noise: ClientStream, authority: str) -> Connection:
@@ -232,6 +234,9 @@ class Connection:
                 if not data:
                     raise RetryableError("control closed the connection")
                 self._take(self._noise.receive(data))
+                pause_s = self._pace.heard(len(data), asyncio.get_running_loop().time())
+                if pause_s:
+                    await asyncio.sleep(pause_s)
         except (ProtocolError, RetryableError) as error:
             self._fail(error)
         except OSError as error:

@@ -79,6 +79,10 @@ class Logins:
             ephemeral=config.ephemeral,
         )
 
+    def set_hostinfo(self, hostinfo: Hostinfo) -> None:
+        """What the next login says of the node."""
+        self._login = replace(self._login, hostinfo=hostinfo)
+
     @property
     def may_follow(self) -> bool:
         """Whether the netmap can be followed with the key that we have: without a login, or beside one for another key."""

@@ -32,7 +32,7 @@ _ARRAYS: Final[dict[bytes, tuple[str, type[Wire], bytes]]] = {
     b"PacketFilter": ("packet_filter", FilterRule, b'},{"SrcIPs":'),
     b"UserProfiles": ("user_profiles", UserProfile, b'},{"ID":'),
 }
-_BEGIN: Final = re.compile(rb'[{,]"(' + b"|".join(_ARRAYS) + rb')":\[(?=\{)')
+_OF_OBJECTS: Final = b'":[{'  # behind an array's name
 _BEGIN_BYTES: Final = max(map(len, _ARRAYS)) + len(b',"":[{')
 _END: Final = re.compile(rb"\}(?=\][,}])")
 _STAND_IN: Final = b"{}"
@@ -80,8 +80,9 @@ class _Cutter:
         """The whole message, after the last piece of text."""
         if self._array:
             raise _WrongGuessError
+        self._to_shell(len(self.text))
         try:
-            response = decode(bytes(self._shell + self.text), MapResponse)
+            response = decode(bytes(self._shell), MapResponse)
         except ProtocolError:
             raise _WrongGuessError from None
         for array, elements in self._found.items():
@@ -93,19 +94,29 @@ class _Cutter:
 
     def _outside(self) -> bool:
         """Go to the next array; False where there is none as yet."""
-        found = _BEGIN.search(self.text)
-        if found is None:
+        array, end = self._next_array()
+        if not array:
             self._to_shell(max(0, len(self.text) - _BEGIN_BYTES))
             return False
-        array = found[1]
         if array in self._found:
             raise _WrongGuessError
-        end = found.end()
-        del found  # it holds on to the text, which then could not be changed
         self._to_shell(end)
         self._shell += _STAND_IN
         self._found[array], self._array = [], array
         return True
+
+    def _next_array(self) -> tuple[bytes, int]:
+        """The name of the next array that we know, and where its first element begins; an empty name where there is none."""
+        text = self.text
+        at = text.find(_OF_OBJECTS)
+        while at >= 0:
+            quote = text.rfind(b'"', max(0, at - _BEGIN_BYTES), at)
+            if quote > 0 and text[quote - 1] in b"{,":
+                name = bytes(text[quote + 1 : at])
+                if name in _ARRAYS:
+                    return name, at + len(_OF_OBJECTS) - 1
+            at = text.find(_OF_OBJECTS, at + 1)
+        return b"", 0
 
     def _to_shell(self, size: int) -> None:
         self._shell += self.text[:size]

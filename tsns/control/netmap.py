@@ -117,7 +117,7 @@ class NetMap:
         return finish(self.applying(response, wall_now))
 
     def applying(self, response: MapResponse, wall_now: float) -> Steps[NetMapChange]:
-        """The same in short steps: one message at a time. The netmap is as it was until the last of them."""
+        """The same in short steps: one message at a time. Peers, rules and all else are as they were until the last of them."""
         first = self._first
         if first and response.node is None:
             raise ProtocolError("the first map message lacks our own node")
@@ -225,6 +225,9 @@ class NetMap:
         if patch.key is not None and not is_node_key(patch.key):
             self.skipped["patch with a damaged key"] += 1
             return
+        if fields.keys() <= {"online"}:  # most of what there is to tell, and nothing that could be said in another way
+            edit.patch(patch.node_id, fields)
+            return
         node = edit.patched(patch.node_id, fields)
         if node is not None:
             self._check_disco_key(node)
@@ -283,14 +286,10 @@ class NetMap:
         return filters
 
     def _apply_rules(self, filters: dict[str, tuple[FilterRule, ...]]) -> bool:
-        before = [(name, self._filters[name]) for name in sorted(self._filters)]
-        lists = [(name, filters[name]) for name in sorted(filters)]
-        self._filters = filters
-        if len(lists) == len(before) and all(
-            name == former and rules is old for (name, rules), (former, old) in zip(lists, before, strict=True)
-        ):
+        before, self._filters = self._filters, filters
+        if filters.keys() == before.keys() and all(rules is before[name] for name, rules in filters.items()):
             return False
-        self.rules = tuple(rule for _, rules in lists for rule in rules)
+        self.rules = tuple(rule for name in sorted(filters) for rule in filters[name])
         return True
 
     def _apply_dns(self, response: MapResponse, *, fresh: bool) -> bool:

@@ -60,6 +60,11 @@ class Updates:
         self._acceptance = asyncio.Event()  # replaced by another one each time it is set
         self._backoff = Backoff(random.random)
 
+    def set_hostinfo(self, hostinfo: Hostinfo) -> None:
+        """Tell what the node is by now; what is known of its network stays."""
+        self._hostinfo = msgspec.structs.replace(hostinfo, net_info=self._hostinfo.net_info)
+        self._changed.set()
+
     def set_net_info(self, net_info: NetInfo) -> None:
         """Tell what the network looks like, the home region above all."""
         self._hostinfo = msgspec.structs.replace(self._hostinfo, net_info=net_info)

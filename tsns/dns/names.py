@@ -16,6 +16,7 @@ MAX_LABEL_BYTES: Final = 63
 MAX_NAME_BYTES: Final = 255
 
 _HEX: Final = "0123456789abcdef"
+_ARPA: Final = b"\4arpa\0"
 _VIA_MARK: Final = "-via-"
 _VIA_PREFIX: Final = bytes.fromhex("fd7a115ca1e00b1a")  # fd7a:115c:a1e0:b1a::/64; a site and an IPv4 address follow
 
@@ -62,6 +63,8 @@ def reverse_key(address: bytes) -> bytes:
 
 def reversed_address(key: bytes) -> bytes | None:
     """The packed address that a name of `reverse_key`'s form stands for."""
+    if not key.endswith(_ARPA):
+        return None
     *parts, zone, top = [label.decode("latin-1") for label in labels(key)] if parent(key) != ROOT else ("", "")
     if (zone, top) == ("in-addr", "arpa") and len(parts) == 4:
         text = ".".join(reversed(parts))
@@ -82,6 +85,8 @@ def via_address(key: bytes) -> bytes | None:
 
     Such a name stands alone or somewhere under ts.net or tailscale.net; the site is a number, decimal or with 0x.
     """
+    if _VIA_MARK.encode() not in key:
+        return None
     rest = parent(key)
     if rest != ROOT and not any(name in _VIA_PARENTS for name in ancestors(rest)):
         return None

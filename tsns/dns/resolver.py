@@ -12,7 +12,8 @@ Source: net/dns/resolver and the DNS part of ipn/ipnlocal of Tailscale's module.
     an address's reverse name                the name, if it is a node's or an extra record's
     Bonjour's probes for browse domains      NXDOMAIN
     under a domain of the tailnet            NXDOMAIN
-    all else                                 `_elsewhere`
+    another class than IN, zone transfers    REFUSED
+    all else                                 is for other servers: `Elsewhere` says which
 
 Tailscale hides the IPv6 address of a node that also has IPv4, because a host may come without IPv6. A namespace of tsns has both
 families if its node has addresses of both, so here a family is hidden only where the node itself has none of it.
@@ -20,12 +21,11 @@ families if its node has addresses of both, so here a family is hidden only wher
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
-import dns.rdata
-
+from tsns.dns.configuration import Configuration, Rule, configuration
 from tsns.dns.hosts import Host, HostTable, extra_hosts, host_of
 from tsns.dns.message import (
     Answer,
@@ -33,6 +33,7 @@ from tsns.dns.message import (
     FormatError,
     Kind,
     Query,
+    Record,
     address_record,
     is_query,
     pointer_record,
@@ -46,25 +47,36 @@ from tsns.proto.addresses import SERVICE_V4, SERVICE_V6
 from tsns.proto.types import DNSConfig, Node
 
 SERVICE_NAME: Final = "magicdns.localhost-tailscale-daemon"
+MAX_RENDERED: Final = 2048
+MAX_RENDERED_QUERY_BYTES: Final = 320  # a name of the longest, and EDNS; an answer of ours is hardly longer
 
 _SERVICE: Final = Host(0, key_of(SERVICE_NAME), SERVICE_V4, SERVICE_V6)
 _ONION: Final = key_of("onion")
 _BONJOUR: Final = tuple(key_of(f"{probe}._dns-sd._udp")[:-1] for probe in ("b", "db", "r", "dr", "lb"))
 _UNIMPLEMENTED: Final = frozenset({Kind.NS, Kind.SOA, Kind.AXFR, Kind.HINFO})
-_TAILNET_REVERSE: Final = (
-    *(key_of(f"{second}.100.in-addr.arpa") for second in range(64, 128)),
-    key_of("0.e.1.a.c.5.1.1.a.7.d.f.ip6.arpa"),
-)
+_TRANSFERS: Final = frozenset({Kind.AXFR, Kind.IXFR})
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A question that other servers answer, and the rule that says who."""
+
+    query: Query
+    rule: Rule
 
 
 class Resolver:
-    """Answers questions about the netmap's names; it knows none before the first `update`."""
+    """Answers questions about the netmap's names; it knows none before the first `update`.
+
+    The same query, but for its id, gets the same answer until something changes; so what was found out lately is kept.
+    """
 
     def __init__(self) -> None:
         self._nodes = HostTable()
         self._extra = HostTable()
         self._self: Host | None = None
-        self._local: frozenset[bytes] = frozenset()  # domains that are ours: what is not known there does not exist
+        self._rendered: dict[tuple[bytes, bool], bytes | Elsewhere] = {}  # by query, both without their ids
+        self.configuration = Configuration()
 
     def update(self, *, self_node: Node | None, peers: Iterable[Node], config: DNSConfig | None) -> None:
         """Know these names and no others."""
@@ -74,32 +86,56 @@ class Resolver:
         for peer in peers:
             self.update_peer(None, peer)
 
-    def configure(self, *, self_node: Node | None, config: DNSConfig | None) -> None:
-        """Change what is said of ourselves and of the whole tailnet; the peers stay."""
+    def configure(
+        self,
+        *,
+        self_node: Node | None,
+        config: DNSConfig | None,
+        exit_node: Node | None = None,
+        host: Sequence[str] = (),
+        accept: bool = True,
+    ) -> bool:
+        """Change what is said of ourselves and of the whole tailnet; the peers stay. Whether others are asked now.
+
+        `host` are the host's name servers, where they may be asked. Unless we `accept` control's configuration, nodes and extra
+        records have their names, and that is all.
+        """
+        self._rendered.clear()
         if self._self is not None:
             self._nodes.remove(self._self)
         self._self = host_of(self_node) if self_node is not None else None
         if self._self is not None:
             self._nodes.add(self._self)
         self._extra = HostTable()
-        extra = extra_hosts((config.extra_records if config else None) or ())
-        for host in extra:
-            self._extra.add(host)
-        self._local = _local_domains(self._self, config, extra)
+        for extra in extra_hosts((config.extra_records if config else None) or ()):
+            self._extra.add(extra)
+        former, self.configuration = (
+            self.configuration,
+            configuration(config if accept else None, self_node, exit_node, host),
+        )
+        return former != self.configuration
 
     def update_peer(self, old: Node | None, new: Node | None) -> None:
         """Change one peer: None is a peer that was not there, or is there no more."""
+        if old is not None and new is not None and _is_called_the_same(old, new):
+            return
         former = host_of(old) if old is not None else None
         present = host_of(new) if new is not None else None
         if former == present:
             return
+        self._rendered.clear()
         if former is not None:
             self._nodes.remove(former)
         if present is not None:
             self._nodes.add(present)
 
-    def answer(self, query: bytes, *, over_tcp: bool = False) -> bytes | None:
-        """The answer to one message; None where there must be none. Never raises, whatever the bytes."""
+    def answer(self, query: bytes, *, over_tcp: bool = False) -> bytes | Elsewhere | None:
+        """The answer to one message, or who has it; None where there must be none. Never raises, whatever the bytes."""
+        known = self._rendered.get((query[2:], over_tcp))
+        if isinstance(known, bytes):
+            return query[:2] + known
+        if known is not None:
+            return Elsewhere(replace(known.query, id=int.from_bytes(query[:2], "big")), known.rule)
         header = read_header(query)
         if header is None:
             return None
@@ -110,16 +146,30 @@ class Resolver:
             question = read_query(query)
         except FormatError:
             return refusal(ident, flags, Code.FORMERR)
-        answer = self._ours(question) if question.is_internet else None
-        return render(question, answer or self._elsewhere(question), over_tcp=over_tcp)
+        answer = self._answer(question)
+        if answer is None:
+            elsewhere = Elsewhere(question, self.configuration.rule_for(question.key))
+            self._remember(query, over_tcp, elsewhere)
+            return elsewhere
+        data = render(question, answer, over_tcp=over_tcp)
+        self._remember(query, over_tcp, data[2:])
+        return data
 
-    def _elsewhere(self, _query: Query) -> Answer:
-        """What is not ours is the business of other servers, and of none so far: forwarding has its place here."""
-        return Answer(Code.REFUSED)
+    def _remember(self, query: bytes, over_tcp: bool, found: bytes | Elsewhere) -> None:
+        if len(query) <= MAX_RENDERED_QUERY_BYTES:
+            if len(self._rendered) >= MAX_RENDERED:
+                self._rendered.clear()
+            self._rendered[query[2:], over_tcp] = found
+
+    def _answer(self, query: Query) -> Answer | None:
+        if not query.is_internet:
+            return Answer(Code.REFUSED)
+        answer = self._ours(query)
+        return Answer(Code.REFUSED) if answer is None and query.kind in _TRANSFERS else answer
 
     def _ours(self, query: Query) -> Answer | None:
         key = query.key
-        if any(name == _ONION for name in ancestors(key)):
+        if key.endswith(_ONION) and any(name == _ONION for name in ancestors(key)):
             return self._negative(key, Code.NXDOMAIN)
         if key == _SERVICE.key:
             return self._of_host(query, _SERVICE)
@@ -136,9 +186,10 @@ class Resolver:
             return self._positive(query, records)
         if query.kind == Kind.PTR and key.startswith(_BONJOUR):
             return self._negative(key, Code.NXDOMAIN)
-        if self._zone(key) is not None:
+        zone = self.configuration.zone_of(key)
+        if zone is not None:
             # A domain exists itself, even where no node has its name.
-            return self._negative(key, Code.NOERROR if key in self._local else Code.NXDOMAIN)
+            return self._negative(key, Code.NOERROR if key == zone else Code.NXDOMAIN)
         return None
 
     def _node_named(self, key: bytes) -> Host | None:
@@ -170,35 +221,15 @@ class Resolver:
             address = host.addresses[0]
         return self._positive(query, () if address is None else (address_record(address),))
 
-    def _positive(self, query: Query, records: tuple[dns.rdata.Rdata, ...]) -> Answer:
+    def _positive(self, query: Query, records: tuple[Record, ...]) -> Answer:
         return Answer(records=records, authoritative=True) if records else self._negative(query.key, Code.NOERROR)
 
     def _negative(self, key: bytes, code: Code) -> Answer:
-        return Answer(code, authoritative=True, zone=self._zone(key) or parent(key))
-
-    def _zone(self, key: bytes) -> bytes | None:
-        """The closest of our domains that this name is in."""
-        return next((name for name in ancestors(key) if name in self._local), None)
+        return Answer(code, authoritative=True, zone=self.configuration.zone_of(key) or parent(key))
 
 
-def _local_domains(itself: Host | None, config: DNSConfig | None, extra: Iterable[Host]) -> frozenset[bytes]:
-    local: set[bytes] = set()
-    if config is None:
-        return frozenset()
-    if config.proxied:
-        local.update(_TAILNET_REVERSE)
-        if itself is not None and parent(itself.key) != ROOT:
-            local.add(parent(itself.key))
-    for suffix, resolvers in (config.routes or {}).items():
-        if not resolvers:
-            try:
-                local.add(ROOT if suffix == "." else key_of(suffix))
-            except ValueError:
-                continue
-    for host in extra:
-        if not any(name in local for name in ancestors(host.key)):
-            local.add(host.key)
-    return frozenset(local)
+def _is_called_the_same(old: Node, new: Node) -> bool:
+    return old.name == new.name and old.addresses == new.addresses and old.cap_map == new.cap_map
 
 
 def search_domains(config: DNSConfig | None) -> list[str]:

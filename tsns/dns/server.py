@@ -1,7 +1,7 @@
 """The MagicDNS server: UDP and TCP on sockets that were made inside the namespace (ring 1).
 
-Source: RFC 1035 4.2, RFC 7766 (TCP). Answers are made at once from memory, so a query over UDP is never in flight; over TCP each
-connection has one at a time.
+Source: RFC 1035 4.2, RFC 7766 (TCP). What is answered, and when, is the answerer's business; over TCP each connection has one query at a
+time.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ import logging
 import socket
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
 from tsns.dns.message import MAX_QUERY_BYTES
-from tsns.dns.resolver import Resolver
 from tsns.proto.addresses import CGNAT, ULA, Prefix, pack
 
 MAX_IN_FLIGHT: Final = 256  # connections, each with one query at a time
@@ -27,6 +26,9 @@ LISTEN_BACKLOG: Final = 64
 
 _INSIDE: Final = (Prefix.parse("127.0.0.0/8"), Prefix.parse("::1"), CGNAT, ULA)
 _LENGTH: Final = struct.Struct(">H")
+
+# Gets a query, whether it came by TCP, and who is to have the answer, now or later; False where there must be none.
+Answerer = Callable[[bytes, bool, Callable[[bytes], None]], bool]
 
 log = logging.getLogger(__name__)
 
@@ -43,42 +45,55 @@ class Drop(enum.StrEnum):
 
 
 class DnsServer:
-    """Serves one resolver. `dropped` counts what got no answer."""
+    """Serves one answerer. `dropped` counts what got no answer."""
 
-    def __init__(self, resolver: Resolver) -> None:
+    def __init__(self, ask: Answerer) -> None:
         self.dropped: Counter[Drop] = Counter()
-        self._resolver = resolver
+        self._ask = ask
         self._udp: list[socket.socket] = []
-        self._servers: list[asyncio.Server] = []
+        self._servers: dict[asyncio.Server, str] = {}  # with their addresses
+        self._own: frozenset[bytes] = (
+            frozenset()
+        )  # what we listen at: programs that ask there have it as their own address, too
         self._connections: set[asyncio.Task[None]] = set()
 
     async def start(self, udp: Sequence[socket.socket], tcp: Sequence[socket.socket]) -> None:
-        """Serve on bound UDP sockets and listening TCP sockets, which are the server's from now on: `close` closes them."""
+        """Serve on bound UDP sockets and listening TCP sockets too, which are the server's from now on: it closes them."""
         loop = asyncio.get_running_loop()
         for sock in udp:
             sock.setblocking(False)
             loop.add_reader(sock, partial(self._receive, sock))
             self._udp.append(sock)
         for sock in tcp:
+            address = str(sock.getsockname()[0])
             server = await asyncio.start_server(self._serve, sock=sock, limit=MAX_QUERY_BYTES, backlog=LISTEN_BACKLOG)
-            self._servers.append(server)
+            self._servers[server] = address
+        self._own = frozenset(map(pack, self.addresses))
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where programs are answered."""
+        return sorted({str(sock.getsockname()[0]) for sock in self._udp} | set(self._servers.values()))
+
+    def stop(self, addresses: Sequence[str]) -> None:
+        """Listen at these addresses no more; what is asked there already is still answered over TCP."""
+        loop = asyncio.get_running_loop()
+        for sock in [sock for sock in self._udp if sock.getsockname()[0] in addresses]:
+            loop.remove_reader(sock)
+            sock.close()
+            self._udp.remove(sock)
+        for server in [server for server, address in self._servers.items() if address in addresses]:
+            server.close()
+            del self._servers[server]
+        self._own = frozenset(map(pack, self.addresses))
 
     async def close(self) -> None:
         """Answer nobody any more."""
-        loop = asyncio.get_running_loop()
-        for sock in self._udp:
-            loop.remove_reader(sock)
-            sock.close()
-        self._udp.clear()
-        for server in self._servers:
-            server.close()
+        self.stop(self.addresses)
         tasks = list(self._connections)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for server in self._servers:
-            await server.wait_closed()
-        self._servers.clear()
 
     def _receive(self, sock: socket.socket) -> None:
         for _ in range(UDP_BUDGET):
@@ -89,25 +104,31 @@ class DnsServer:
             except OSError as error:  # an ICMP error about an earlier answer
                 log.debug("DNS: %s", error)
                 return
-            answer = self._answer(query, source, over_tcp=False)
-            if answer is None:
-                continue
-            try:
-                sock.sendto(answer, source)
-            except OSError:  # the asker's socket is full or gone; it will ask again
-                self.dropped[Drop.NOT_SENT] += 1
+            self._answer(query, source, False, partial(self._send, sock, source))
 
-    def _answer(self, query: bytes, source: tuple[Any, ...], *, over_tcp: bool) -> bytes | None:
-        if not _is_inside(source):
+    def _send(self, sock: socket.socket, source: tuple[Any, ...], answer: bytes) -> None:
+        try:
+            sock.sendto(answer, source)
+        except OSError:  # the asker's socket is full or gone, or ours is closed; it will ask again
+            self.dropped[Drop.NOT_SENT] += 1
+
+    def _answer(self, query: bytes, source: tuple[Any, ...], over_tcp: bool, reply: Callable[[bytes], None]) -> bool:
+        if not self._is_inside(source):
             self.dropped[Drop.FOREIGN] += 1
-            return None
-        if len(query) > MAX_QUERY_BYTES:
+        elif len(query) > MAX_QUERY_BYTES:
             self.dropped[Drop.TOO_LONG] += 1
-            return None
-        answer = self._resolver.answer(query, over_tcp=over_tcp)
-        if answer is None:
+        elif not self._ask(query, over_tcp, reply):
             self.dropped[Drop.NO_QUERY] += 1
-        return answer
+        else:
+            return True
+        return False
+
+    def _is_inside(self, source: tuple[Any, ...]) -> bool:
+        try:
+            address = pack(str(source[0]))
+        except (ValueError, IndexError):
+            return False
+        return address in self._own or any(prefix.covers(address) for prefix in _INSIDE)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -144,18 +165,16 @@ class DnsServer:
                     query = await reader.readexactly(length)
             except asyncio.IncompleteReadError:
                 return
-            answer = self._answer(query, source, over_tcp=True)
-            if answer is None:
+            later: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+            if not self._answer(query, source, True, partial(_settle, later)):
                 return
+            answer = await later
             writer.write(_LENGTH.pack(len(answer)) + answer)
             async with asyncio.timeout(TCP_IDLE_S):
                 await writer.drain()
             await asyncio.sleep(0)  # others have their turn, however many queries have come at once
 
 
-def _is_inside(source: tuple[Any, ...]) -> bool:
-    try:
-        address = pack(str(source[0]))
-    except (ValueError, IndexError):
-        return False
-    return any(prefix.covers(address) for prefix in _INSIDE)
+def _settle(later: asyncio.Future[bytes], answer: bytes) -> None:
+    if not later.done():  # else the connection is gone
+        later.set_result(answer)

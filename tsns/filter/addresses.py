@@ -69,16 +69,6 @@ class AddressSet:
         index = bisect_right(firsts, address) - 1
         return index >= 0 and address <= lasts[index]
 
-    def overlaps(self, first: bytes, last: bytes) -> bool:
-        """Whether any address from the first to the last one, of one family, is in the set."""
-        if first in self or last in self:
-            return True
-        firsts, _ = self._spans.get(len(first), ([], []))
-        index = bisect_right(firsts, first)  # the span that starts next
-        if index < len(firsts) and firsts[index] <= last:
-            return True
-        return first != last and any(len(address) == len(first) and first < address < last for address in self._single)
-
     def __bool__(self) -> bool:
         return bool(self._single or self._spans)
 

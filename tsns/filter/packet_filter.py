@@ -7,13 +7,21 @@ Source: wgengine/filter of Tailscale's module. The verdict on an inbound packet,
     destination multicast or link-local                   drop   (169.254.169.254, a cloud's metadata, may be a route)
     a later fragment                                      pass   (useless without its first one)
     destination neither ours nor routed by us             drop
-    ICMP echo reply or error                              pass
+    source a service address                              drop   (they are in each namespace itself)
+    ICMP echo reply                                       pass
+    ICMP error                                            pass where an answer of the flow that it quotes would
     other ICMP                                            by rule, on addresses alone
     TCP but no opening SYN                                pass   (useless without its connection)
     TCP SYN                                               by rule
     UDP, SCTP                                             pass as the answer to a flow of ours, else by rule
     TSMP                                                  pass   (the router takes it out)
     anything else                                         by rule that lists the protocol and all ports
+
+Two lines are ours: Tailscale lets all ICMP errors pass, and leaves it to the host to know its own flows; and where there is an exit node, it
+may send from any address.
+
+Outbound all passes but what is malformed, for multicast or link-local addresses, TSMP, or for a service address: those are answered
+in the namespace, and an exit node is not to get what misses them.
 
 Nothing passes in either direction before the first `update`. Flows survive updates and have no time-out: only 512 others push one
 out. A jailed peer is judged as if shields were up, with flows of its own.
@@ -23,12 +31,12 @@ from __future__ import annotations
 
 import enum
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Final
 
 from tsns.filter.addresses import AddressSet, span
-from tsns.filter.rules import CapabilityHolders, RuleSet, compile_rules
-from tsns.proto.addresses import Prefix, pack
+from tsns.filter.rules import CapabilityHolders, RuleSet
+from tsns.proto.addresses import SERVICE_V4, SERVICE_V6, Prefix, pack
 from tsns.proto.packets import (
     IPV4_HEADER_BYTES,
     IPV6_HEADER_BYTES,
@@ -40,6 +48,7 @@ from tsns.proto.packets import (
     Protocol,
     RejectReason,
     decode,
+    quoted,
 )
 from tsns.proto.types import FilterRule
 
@@ -47,8 +56,11 @@ MAX_FLOWS: Final = 512
 MAX_VERDICTS: Final = 256  # remembered answers of the rules
 
 _METADATA: Final = pack("169.254.169.254")
-_ANSWERS_V4: Final = frozenset({0, 3, 11, 12})  # ICMP: echo reply, unreachable, time exceeded, parameter problem
-_ANSWERS_V6: Final = frozenset({129, 1, 2, 3, 4})  # ICMPv6: the same, and packet too big
+_SERVICES: Final = frozenset({SERVICE_V4, SERVICE_V6})
+_ECHO_REPLY_V4: Final = 0
+_ECHO_REPLY_V6: Final = 129
+_ERRORS_V4: Final = frozenset({3, 11, 12})  # ICMP: unreachable, time exceeded, parameter problem
+_ERRORS_V6: Final = frozenset({1, 2, 3, 4})  # ICMPv6: the same, and packet too big
 _SYN_ACK: Final = TCP_SYN | TCP_ACK
 
 # The enum's members as plain numbers: these are compared for every packet.
@@ -66,16 +78,19 @@ class Drop(enum.StrEnum):
     MULTICAST = "to a multicast address"
     LINK_LOCAL = "to a link-local address"
     NOT_OURS = "to an address that is not ours"
+    FORGED_SERVICE = "from a service address, which is ours alone"
+    UNASKED_ERROR = "an ICMP error about no flow of ours"
     NO_RULE = "no rule allows it"
     NO_RULE_TCP_OPEN = "no rule allows this TCP connection"
     SHIELDS_UP = "shields are up"
     SHIELDS_UP_TCP_OPEN = "shields are up against this TCP connection"
     TSMP_FROM_HOST = "TSMP that is not ours"
+    SERVICE = "to a service address, which is answered in the namespace"
 
     @property
     def reject_reason(self) -> RejectReason | None:
-        """What to tell the sender in a TSMP reject; None where there is nothing to tell. Tailscale tells it on IPv4 only."""
-        if self is Drop.NO_RULE_TCP_OPEN:
+        """What to tell the sender of a TCP SYN in a TSMP reject; None where there is nothing to tell. Tailscale tells it on IPv4 only."""
+        if self is Drop.NO_RULE_TCP_OPEN or self is Drop.NOT_OURS:
             return RejectReason.ACL
         return RejectReason.SHIELDS_UP if self is Drop.SHIELDS_UP_TCP_OPEN else None
 
@@ -87,6 +102,7 @@ class PacketFilter:
         self._ready = False
         self._shields_up = True
         self._rules = RuleSet()
+        self._compiled: Sequence[FilterRule] = ()  # what that was made of
         self._local = AddressSet(())
         self._verdicts: dict[tuple[int, bytes, bytes, int], bool] = {}
         self._flows = _Flows()
@@ -108,13 +124,34 @@ class PacketFilter:
         capability_holders: CapabilityHolders,
         unsigned: Iterable[Prefix] = (),
     ) -> None:
-        """Put a netmap's rules in force.
+        """Put a netmap's rules in force, all at once: see `updating`."""
+        for _ in self.updating(
+            rules, local, shields_up=shields_up, capability_holders=capability_holders, unsigned=unsigned
+        ):
+            pass
 
-        `local` holds our own addresses and the routes that we advertise; `capability_holders` is asked, at once and for each
+    def updating(
+        self,
+        rules: Sequence[FilterRule],
+        local: Sequence[Prefix],
+        *,
+        shields_up: bool,
+        capability_holders: CapabilityHolders,
+        unsigned: Iterable[Prefix] = (),
+    ) -> Generator[None, None, None]:
+        """Put a netmap's rules in force, in steps, at the last of them; until then, those before are. Rules that are the very tuple of
+        the last time are not compiled again.
+
+        `local` holds our own addresses and the routes that we advertise; `capability_holders` is asked, at the end and for each
         `cap:NAME` among the sources, for the addresses of the nodes that hold it. `unsigned` are the addresses of peers that
         Tailnet Lock has not vouched for (UnsignedPeerAPIOnly): rules that allow one of them anything are void altogether.
         """
-        self._rules = compile_rules(rules, capability_holders, unsigned)
+        compiled = self._rules
+        if rules is not self._compiled or not isinstance(rules, tuple):
+            compiled = RuleSet()
+            yield from compiled.compile(rules)
+        compiled.look_up(capability_holders, unsigned)
+        self._rules, self._compiled = compiled, rules
         self._local = AddressSet(span(prefix) for prefix in local)
         self._shields_up = shields_up
         self._verdicts.clear()
@@ -146,6 +183,8 @@ class PacketFilter:
             return drop
         if protocol == _TSMP:
             return Drop.TSMP_FROM_HOST
+        if destination in _SERVICES:
+            return Drop.SERVICE
         if protocol in _WITH_FLOWS and not later_fragment:
             flows = self._jailed_flows if jailed else self._flows
             flows.remember((protocol, destination, source, fields[5], fields[4]))
@@ -177,10 +216,15 @@ class PacketFilter:
             return None
         if destination not in self._local:
             return Drop.NOT_OURS
-        if self._needs_no_rule(fields, self._jailed_flows if jailed else self._flows):
+        if fields[2] in _SERVICES:
+            return Drop.FORGED_SERVICE
+        flows, is_shielded = (self._jailed_flows, True) if jailed else (self._flows, self._shields_up)
+        if fields[7] in (_ERRORS_V4 if fields[0] == 4 else _ERRORS_V6):
+            return None if self._is_about_ours(data, fields, flows, is_shielded) else Drop.UNASKED_ERROR
+        if self._needs_no_rule(fields, flows):
             return None
         opens = fields[1] == _TCP
-        if jailed or self._shields_up:
+        if is_shielded:
             return Drop.SHIELDS_UP_TCP_OPEN if opens else Drop.SHIELDS_UP
         if self._permitted(fields):
             return None
@@ -193,8 +237,22 @@ class PacketFilter:
         if protocol in _WITH_FLOWS:
             return flows.recall((protocol, source, destination, source_port, destination_port))
         if icmp_type != NO_ICMP:
-            return icmp_type in (_ANSWERS_V4 if version == 4 else _ANSWERS_V6)
+            return icmp_type == (_ECHO_REPLY_V4 if version == 4 else _ECHO_REPLY_V6)
         return protocol == _TSMP
+
+    def _is_about_ours(self, data: bytes, fields: Fields, flows: _Flows, is_shielded: bool) -> bool:
+        """Whether an ICMP error quotes a packet from where it is sent to, and of a flow whose answers pass."""
+        found = quoted(data, fields)
+        if found is None:
+            return False
+        protocol, source, destination, source_port, destination_port = found
+        if source != fields[3]:
+            return False
+        if protocol not in _WITH_FLOWS or source_port is None or destination_port is None:
+            return True  # answers of TCP and ICMP always pass, and so do later fragments
+        if flows.recall((protocol, destination, source, destination_port, source_port)):
+            return True
+        return not is_shielded and self._rules.permits(protocol, destination, source, source_port)
 
     def _permitted(self, fields: Fields) -> bool:
         protocol, source, destination, port = fields[1], fields[2], fields[3], fields[5]

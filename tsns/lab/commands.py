@@ -10,6 +10,7 @@
 | approve, refuse | `url` | |
 | expire | `node`, `in_s` (0: now; null: never) | |
 | authorize, remove | `node` | |
+| offer | `node`, `routes` that it may carry: subnets, `0.0.0.0/0`, `::/0` | |
 | set | `approval_required`, `key_expiry_s`, `visits_approve`, `offline_grace_s`, `keep_alive_s` | |
 | fail | `path`, `status`, `times`, `retry_after`, `body` | |
 | stop, start, drop | | control goes, comes back on its port, drops its connections |
@@ -72,6 +73,8 @@ class Commands:
                 lab.tailnet.change(node, expires_at=None if in_s is None else control.now() + in_s)
             case "authorize":
                 control.authorize(asked["node"])
+            case "offer":
+                lab.tailnet.change(lab.tailnet.find(asked["node"]), routes=tuple(asked["routes"]))
             case "remove":
                 control.remove(asked["node"])
             case "set":

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import msgspec
+
 from tsns.keys import KEY_BYTES, DiscoPublic, MachinePublic, NodePublic
 from tsns.proto.addresses import CGNAT, SERVICE_V4, SERVICE_V6, ULA, Prefix, unpack
 from tsns.proto.types import DERPMap, DNSConfig, DNSRecord, FilterRule, NetPortRange, PortRange, Resolver
@@ -114,6 +116,7 @@ class Tailnet:
         self.magic_dns = True
         self.resolvers: Sequence[Resolver] = ()
         self.extra_records: Sequence[DNSRecord] = ()
+        self.dns: Mapping[str, Any] = {}  # further members of the DNSConfig, by field name
         self.ipv6 = True
         self.node_revisions: dict[int, int] = {}  # the revision of each node's last change
         self._random = random
@@ -252,13 +255,14 @@ class Tailnet:
 
     def dns_config(self) -> DNSConfig:
         """The tailnet's DNS, as each node is told."""
-        return DNSConfig(
+        usual = DNSConfig(
             proxied=self.magic_dns or None,
             domains=[self.domain],
             routes={f"{self.domain}.": None} if self.magic_dns else None,
             fallback_resolvers=list(self.resolvers) or None,
             extra_records=list(self.extra_records) or None,
         )
+        return msgspec.structs.replace(usual, **self.dns)
 
     def _changed(self, node: LabNode | None) -> None:
         self.revision += 1

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from tsns.netns import linux
+from tsns.netns import user_namespace
 
 CHILD_TIMEOUT_S: Final = 10.0
 MAX_ANSWER_BYTES: Final = 4096
@@ -16,7 +17,7 @@ MAX_DESCRIPTORS: Final = 16
 
 
 def in_child(job: Callable[[], Sequence[int]]) -> list[int]:
-    """Run `job` in a child of its own and give back the descriptors that it returned; OSError with its text if it failed.
+    """Run `job` in a child of its own and give back the descriptors that it returned; OSError with its text and errno if it failed.
 
     The caller must have one thread only. The child never returns from here.
     """
@@ -33,7 +34,7 @@ def in_child(job: Callable[[], Sequence[int]]) -> list[int]:
             socket.send_fds(theirs, [b"done"], list(job()))
             status = 0
         except BaseException as error:  # noqa: BLE001 (the parent gets every failure as text)
-            theirs.send(str(error).encode()[:MAX_ANSWER_BYTES] or type(error).__name__.encode())
+            theirs.send(_told(error))
         finally:
             os._exit(status)
     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
@@ -48,17 +49,30 @@ def in_child(job: Callable[[], Sequence[int]]) -> list[int]:
         ours.close()
         os.waitpid(pid, 0)
     if answer != b"done":
-        raise OSError(answer.decode(errors="replace") or "it ended without an answer")
+        raise _failure(answer)
     for fd in fds:
         os.set_inheritable(fd, False)
     return list(fds)
 
 
+def _told(error: BaseException) -> bytes:
+    number = error.errno if isinstance(error, OSError) else None
+    return f"{number or 0} {str(error) or type(error).__name__}".encode(errors="replace")[:MAX_ANSWER_BYTES]
+
+
+def _failure(answer: bytes) -> OSError:
+    number, _, text = answer.decode(errors="replace").partition(" ")
+    failure = OSError(text or "it ended without an answer")
+    with contextlib.suppress(ValueError):
+        failure.errno = int(number) or None
+    return failure
+
+
 def in_network(namespace: int, job: Callable[[], Sequence[int]]) -> list[int]:
-    """The same inside the network namespace behind this descriptor."""
+    """The same inside the network namespace behind this descriptor, with all rights over it."""
 
     def entered() -> Sequence[int]:
-        linux.setns(namespace, linux.CLONE_NEWNET)
+        user_namespace.enter(namespace)
         return job()
 
     return in_child(entered)

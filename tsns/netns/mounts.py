@@ -1,20 +1,29 @@
 """What a command inside sees of the file system: its own resolver files, none of the host's resolvers (ring 1, standard library only).
 
 Sockets in the file system ignore network namespaces: nscd, systemd-resolved or Avahi would answer from outside. So their directories are
-covered, nsswitch.conf asks files and DNS alone, and resolv.conf names MagicDNS.
+covered, nsswitch.conf asks files and DNS alone, and resolv.conf names MagicDNS. /sys shows the network namespace that it was mounted in, so
+the inner one's own part of it is laid over the host's.
+
+When the host puts another file in the place of one of its own, the kernel takes away what was mounted on the old one, in all mount
+namespaces and without a word. `inject` puts it back.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Mapping
 from typing import Final
 
 from tsns.error import UserError
-from tsns.netns import linux
+from tsns.netns import linux, user_namespace
+from tsns.netns.child import in_child
 
 RESOLV_PATH: Final = "/etc/resolv.conf"
 NSSWITCH_PATH: Final = "/etc/nsswitch.conf"
 MASKED_DIRECTORIES: Final = ("/run/systemd/resolve", "/run/nscd", "/run/avahi-daemon", "/run/systemd/machine")
+_SYS_NETWORK: Final = ("class/net", "devices/virtual/net")
+_WORKPLACE: Final = "/tmp"  # any directory will do: what is put there is moved away at once
 _MASK_FLAGS: Final = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
 
 
@@ -27,26 +36,85 @@ def nsswitch(text: str) -> str:
 def enter_private(resolv: str, nsswitch_file: str) -> None:
     """A mount namespace of the caller's own, with these two files in the host's places and the resolvers' sockets covered.
 
+    The caller is in its network namespace already, and in its user namespace.
+
     UserError where there is nothing to put resolv.conf on.
     """
     linux.unshare(linux.CLONE_NEWNS)
     linux.mount("none", "/", linux.MS_REC | linux.MS_SLAVE)  # later mounts of the host still arrive, ours do not leave
-    for directory in MASKED_DIRECTORIES:
-        if os.path.isdir(directory):
-            linux.mount("tmpfs", directory, _MASK_FLAGS, kind="tmpfs", options="mode=0755,size=64k")
+    _mask()
     _cover(resolv, RESOLV_PATH, required=True)
     _cover(nsswitch_file, NSSWITCH_PATH, required=False)
+    with contextlib.suppress(
+        OSError
+    ):  # where it cannot be had (in containers, say) the host's interfaces show, and nothing more
+        _show_own_interfaces()
+
+
+def _show_own_interfaces() -> None:
+    linux.mount("sysfs", _WORKPLACE, _MASK_FLAGS, kind="sysfs")
+    try:
+        for place in _SYS_NETWORK:
+            linux.mount(f"{_WORKPLACE}/{place}", f"/sys/{place}", linux.MS_BIND)
+    finally:
+        linux.unmount(_WORKPLACE)
+
+
+def inject(covers: Mapping[str, str], namespace: int, *, mask: bool = False) -> None:
+    """Put files (values) over others (keys) in another mount namespace, where they are not yet; OSError where that cannot be.
+
+    `namespace` is a descriptor of the mount namespace, or of a process (pidfd) in it. With `mask` the resolvers' directories are
+    covered there as well. What is missing there is left out.
+    """
+    in_child(lambda: _inject(covers, namespace, mask=mask))
+
+
+def _inject(covers: Mapping[str, str], namespace: int, *, mask: bool) -> list[int]:
+    # First everything that is reached by the paths of our own namespace. An ordinary user may not take mounts from there, and need not:
+    # whoever they have inside sees the same paths.
+    as_root = os.geteuid() == 0
+    found = {path: (os.stat(file), linux.detached_mount(file) if as_root else -1) for path, file in covers.items()}
+    user_namespace.enter(namespace, linux.CLONE_NEWNS)
+    if mask:
+        _mask()
+    for path, (status, mount) in found.items():
+        target = _target(path)
+        if target is None or os.path.samestat(status, os.stat(target)):
+            continue
+        if as_root:
+            linux.attach_mount(mount, target)
+        else:
+            _bind(covers[path], target)
+    return []
+
+
+def _mask() -> None:
+    for directory in MASKED_DIRECTORIES:
+        if os.path.isdir(directory) and not os.path.ismount(directory):
+            linux.mount("tmpfs", directory, _MASK_FLAGS, kind="tmpfs", options="mode=0755,size=64k")
 
 
 def _cover(source: str, path: str, *, required: bool) -> None:
-    target = os.path.realpath(path)
-    if os.path.dirname(target) in MASKED_DIRECTORIES:
-        os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))  # on the mask, not on the host's file
-    elif not os.path.exists(target):
+    target = _target(path)
+    if target is None:
         if not required:
             return  # the C library's own default is files and DNS
         raise UserError(
-            f"this machine has no {path} that a private one could cover", f"make an empty one: `touch {target}`"
+            f"this machine has no {path} that a private one could cover", f"make an empty one: `touch {path}`"
         )
+    _bind(source, target)
+
+
+def _bind(source: str, target: str) -> None:
+    """Put a file over another, read-only."""
     linux.mount(source, target, linux.MS_BIND)
-    linux.mount("none", target, linux.MS_BIND | linux.MS_REMOUNT | linux.MS_RDONLY)
+    kept = os.statvfs(target).f_flag & _MASK_FLAGS  # an ordinary user may not lift them, and they have the same numbers
+    linux.mount("none", target, linux.MS_BIND | linux.MS_REMOUNT | linux.MS_RDONLY | kept)
+
+
+def _target(path: str) -> str | None:
+    """The file behind this path, made where it would be on one of our masks; None where there is none."""
+    target = os.path.realpath(path)
+    if os.path.dirname(target) in MASKED_DIRECTORIES:
+        os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))  # on the mask, not on the host's file
+    return target if os.path.exists(target) else None

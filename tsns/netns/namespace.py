@@ -1,4 +1,4 @@
-"""A node's network namespace: made, named in the file system, looked into (ring 1).
+"""A node's network namespace: made, and looked into (ring 1).
 
 What is made here stands from the first moment: loopback with MagicDNS's addresses, and `unreachable` routes for all that a tailnet may
 use, so that nothing has another way when the TUN is gone. Addresses and routes of the tailnet follow with the netmap (`routes`).
@@ -6,7 +6,7 @@ use, so that nothing has another way when the TUN is gone. Addresses and routes 
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import errno
 import os
 import socket
@@ -14,12 +14,15 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from tsns.netns import linux, netlink
+from tsns.netns import linux, netlink, user_namespace
 from tsns.netns.child import in_child
 from tsns.netns.tun import MTU_BYTES, SUPER_PACKET_BYTES, SUPER_PACKET_SEGMENTS, TUN_NAME, TUN_QUEUE_FRAMES, open_tun
 from tsns.proto.addresses import CGNAT_TEXT, SERVICE_V4_TEXT, SERVICE_V6_TEXT, ULA_TEXT
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
 
 Taken = TypeVar("Taken")
 
@@ -27,39 +30,43 @@ LOOPBACK_INDEX: Final = 1
 STANDING_METRIC: Final = 1 << 30  # behind every other route
 DNS_PORT: Final = 53
 DNS_BACKLOG: Final = 64
+STUB_TEXT: Final = "127.0.0.53"  # where systemd-resolved listens: some programs know it by heart
+_LOOPBACK_TEXTS: Final = ("127.0.0.1", "::1", SERVICE_V4_TEXT, SERVICE_V6_TEXT)
 ALL_GROUPS: Final = "0 2147483647"
 IFA_F_NODAD: Final = 2
 LEAVING_S: Final = 2.0  # the engine of a keeper that was killed has ended by then, and let go of TUN and sockets
 _FREE_RETRY_S: Final = 0.01
-_FILE_MODE: Final = 0o600
 
 
 class Made:
     """What a node's namespace consists of, as descriptors."""
 
     def __init__(self, fds: list[int]) -> None:
-        self.tun, self.namespace, *self.dns = fds  # dns: UDP and TCP sockets over IPv4, then over IPv6
+        self.tun, self.namespace, *self.dns = fds  # dns: a UDP and a TCP socket for each of the service's addresses
 
 
-def make(pin: Path) -> Made:
-    """Make a namespace with its TUN and name it `pin`; one that is pinned there already gets a new TUN. OSError with the reason."""
-    return Made(in_child(lambda: _make(pin)))
+def make(*, adopted: int | None = None, map_root: bool = False) -> Made:
+    """Make a namespace with its TUN, or give a new TUN to the one behind a descriptor. OSError with the reason.
+
+    An ordinary user's is in a new user namespace, in which they are themselves, or with `map_root` root.
+    """
+    rootless = os.geteuid() != 0
+    return Made(in_child(lambda: _make(adopted, rootless=rootless, map_root=map_root)))
 
 
-def _make(pin: Path) -> list[int]:
-    adopted = is_namespace(pin)
-    if adopted:
-        entrance = os.open(pin, os.O_RDONLY | os.O_CLOEXEC)
-        linux.setns(entrance, linux.CLONE_NEWNET)
-        os.close(entrance)
+def _make(adopted: int | None, *, rootless: bool, map_root: bool) -> list[int]:
+    if adopted is not None:
+        user_namespace.enter(adopted)
     else:
+        if rootless:
+            user_namespace.make(as_root=map_root)
         linux.unshare(linux.CLONE_NEWNET)
-    deadline = time.monotonic() + (LEAVING_S if adopted else 0.0)
+    deadline = time.monotonic() + (LEAVING_S if adopted is not None else 0.0)
     tun = _once_free(open_tun, deadline)
-    _set("net/ipv4/ping_group_range", ALL_GROUPS)  # ping without capabilities
-    _set("net/ipv4/ip_unprivileged_port_start", "0")  # here every port is the command's own
-    _set("net/ipv6/conf/all/disable_ipv6", "0")
-    _set(
+    _allow_ping()
+    set_sysctl("net/ipv4/ip_unprivileged_port_start", "0")  # here every port is the command's own
+    set_sysctl("net/ipv6/conf/all/disable_ipv6", "0")
+    set_sysctl(
         f"net/ipv6/conf/{TUN_NAME}/addr_gen_mode", "1"
     )  # no link-local address, no router solicitation through the tunnel
     with netlink.connection() as ip:
@@ -68,6 +75,8 @@ def _make(pin: Path) -> list[int]:
             netlink.ensure(ip.addr, index=LOOPBACK_INDEX, address=address, prefixlen=bits, flags=IFA_F_NODAD)
         for prefix in (CGNAT_TEXT, ULA_TEXT):
             ip.route("replace", dst=prefix, type="unreachable", priority=STANDING_METRIC)
+        if adopted:
+            _give_up_addresses(ip)
         index = ip.link_lookup(ifname=TUN_NAME)[0]
         ip.link("set", index=index, mtu=MTU_BYTES, txqlen=TUN_QUEUE_FRAMES, state="up")
         # Longer ones, where the kernel does not know these limits, are sent as two trains.
@@ -75,16 +84,22 @@ def _make(pin: Path) -> list[int]:
             ip.link, "set", index=index, gso_max_size=SUPER_PACKET_BYTES, gso_max_segs=SUPER_PACKET_SEGMENTS
         )
     sockets = [
-        _once_free(partial(_dns_socket, kind, address), deadline)
+        _once_free(partial(dns_socket, kind, address), deadline)
         for address in (SERVICE_V4_TEXT, SERVICE_V6_TEXT)
-        for kind in _DNS_KINDS
+        for kind in DNS_KINDS
     ]
+    with contextlib.suppress(OSError):  # a command left there may have a resolver of its own
+        sockets += [_once_free(partial(dns_socket, kind, STUB_TEXT), deadline) for kind in DNS_KINDS]
     namespace = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    if not adopted:
-        pin.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        os.close(os.open(pin, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, _FILE_MODE))
-        linux.mount("/proc/self/ns/net", str(pin), linux.MS_BIND)
     return [tun, namespace, *(sock.detach() for sock in sockets)]
+
+
+def _give_up_addresses(ip: IPRoute) -> None:
+    """Those that a keeper before us put on loopback, for name servers that the host may not have any more."""
+    for item in ip.get_addr(index=LOOPBACK_INDEX):
+        address, bits = str(item.get_attr("IFA_ADDRESS")), int(item["prefixlen"])
+        if address not in _LOOPBACK_TEXTS:
+            ip.addr("del", index=LOOPBACK_INDEX, address=address, prefixlen=bits)
 
 
 def _once_free(take: Callable[[], Taken], deadline: float) -> Taken:
@@ -98,10 +113,11 @@ def _once_free(take: Callable[[], Taken], deadline: float) -> Taken:
         time.sleep(_FREE_RETRY_S)
 
 
-_DNS_KINDS: Final = (socket.SOCK_DGRAM, socket.SOCK_STREAM)
+DNS_KINDS: Final = (socket.SOCK_DGRAM, socket.SOCK_STREAM)
 
 
-def _dns_socket(kind: int, address: str) -> socket.socket:
+def dns_socket(kind: int, address: str) -> socket.socket:
+    """A bound UDP or listening TCP socket for DNS, in the namespace of the caller; OSError where the address is taken."""
     sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind | socket.SOCK_NONBLOCK)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -114,33 +130,23 @@ def _dns_socket(kind: int, address: str) -> socket.socket:
     return sock
 
 
-def _set(key: str, value: str) -> None:
+def _allow_ping() -> None:
+    """Without capabilities, for every group; where the kernel refuses groups that mean nothing here, for our own."""
+    try:
+        set_sysctl("net/ipv4/ping_group_range", ALL_GROUPS)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        set_sysctl("net/ipv4/ping_group_range", f"{os.getegid()} {os.getegid()}")
+
+
+def set_sysctl(key: str, value: str) -> None:
     """A sysctl of this namespace; one that this kernel lacks (no IPv6, say) is not needed either."""
     try:
         with open(f"/proc/sys/{key}", "w") as file:
             file.write(value)
     except FileNotFoundError:
         pass
-
-
-def unpin(pin: Path) -> None:
-    """Forget the namespace's name; with the last process and descriptor inside it goes."""
-    try:
-        linux.unmount(str(pin))
-    except OSError:
-        pass  # a plain file: its mount was lost, or never made
-    pin.unlink(missing_ok=True)
-
-
-class _StatFs(ctypes.Structure):
-    _fields_ = (("f_type", ctypes.c_long), ("rest", ctypes.c_byte * 256))
-
-
-def is_namespace(path: Path) -> bool:
-    """Whether a namespace is mounted there (and not just a file left over)."""
-    result = _StatFs()
-    libc = ctypes.CDLL(None, use_errno=True)
-    return bool(libc.statfs(os.fsencode(path), ctypes.byref(result)) == 0 and result.f_type == linux.NSFS_MAGIC)
 
 
 def identity(of: int | Path) -> tuple[int, int]:
@@ -150,14 +156,14 @@ def identity(of: int | Path) -> tuple[int, int]:
 
 
 def inside(wanted: tuple[int, int]) -> list[int]:
-    """The processes in this network namespace."""
+    """The processes in this network namespace, as far as the caller may look."""
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
                 status = os.stat(f"/proc/{entry}/ns/net")
             except OSError:
-                continue  # it ended
+                continue  # it ended, or it is somebody else's
             if (status.st_dev, status.st_ino) == wanted:
                 found.append(int(entry))
     return found

@@ -7,6 +7,7 @@ already talks to control. A forked child then finds it there.
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from pyroute2 import IPRoute
 
 EEXIST: Final = 17
+FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 
 
 def load() -> None:

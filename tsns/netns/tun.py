@@ -58,6 +58,10 @@ def check() -> None:
                 f"this machine has no {TUN_PATH}",
                 "load it with `modprobe tun`; in a container, add `--device /dev/net/tun`",
             ) from None
+        if os.geteuid() != 0 and error.errno == errno.EACCES:
+            raise UserError(
+                f"{TUN_PATH} may not be opened by ordinary users", f"`sudo chmod 0666 {TUN_PATH}`, or run it with sudo"
+            ) from None
         raise UserError(
             f"{TUN_PATH} cannot be opened: {os.strerror(error.errno or 0)}",
             "in a container, add `--device /dev/net/tun --cap-add NET_ADMIN`",

@@ -101,6 +101,11 @@ def udp_socket(family: int, port: int) -> socket.socket:
     return sock
 
 
+def question_socket(kind: int, family: int) -> socket.socket:
+    """A non-blocking socket for one question to a server of the underlay; OSError where there can be none."""
+    return socket.socket(family, kind | socket.SOCK_NONBLOCK)
+
+
 def add_udp_sockets(sockets: list[socket.socket], port: int) -> None:
     """Add one for each family that the host has and the list has not: on the port of the first one, or on `port`, or else on any."""
     for family in (socket.AF_INET, socket.AF_INET6):

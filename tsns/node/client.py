@@ -20,9 +20,22 @@ from tsns.config import NodeConfig
 from tsns.error import UserError
 from tsns.node import messages, warm_server
 from tsns.node.messages import Message
-from tsns.node.places import NodePlaces, Places, make_run_directory, places
+from tsns.node.places import DEFAULT_RUN, NodePlaces, Places, make_run_directory, places
 
-__all__ = ["Entry", "Places", "forget", "join", "known", "names", "places", "query", "saved_settings", "start", "stop"]
+__all__ = [
+    "Entry",
+    "Places",
+    "change",
+    "forget",
+    "join",
+    "known",
+    "names",
+    "places",
+    "query",
+    "saved_settings",
+    "start",
+    "stop",
+]
 
 BUSY_RETRY_S: Final = 0.02
 BUSY_PATIENCE_S: Final = 10.0
@@ -99,6 +112,28 @@ def join(name: str, where: Places, progress: Callable[[str], None] = lambda _: N
     try:
         messages.send(connection, {"ask": "join"})
         return _await_ready(connection, name, timeout_s, progress)
+    except _BusyError:
+        connection.close()
+        raise _not_running(name) from None
+    except BaseException:
+        connection.close()
+        raise
+
+
+def change(
+    name: str,
+    where: Places,
+    settings: Mapping[str, Any],
+    progress: Callable[[str], None] = lambda _: None,
+    timeout_s: float = 60.0,
+) -> None:
+    """Have a node that runs go by other settings; UserError when it does not run, or cannot."""
+    connection = _connect(where.node(name))
+    if connection is None:
+        raise _not_running(name)
+    try:
+        messages.send(connection, {"ask": "set", "settings": dict(settings)})
+        _await_ready(connection, name, timeout_s, progress).close()
     except _BusyError:
         connection.close()
         raise _not_running(name) from None
@@ -238,6 +273,8 @@ def query(
 
 
 def _not_running(name: str) -> UserError:
+    if os.geteuid() != 0 and DEFAULT_RUN.joinpath(f"{name}.ctl").exists():
+        return UserError(f"you have no node {name} that runs, but root has one", "try again with sudo")
     return UserError(f"the node {name} is not running", f"start it with `tsns up {name}`, or see `tsns ls`")
 
 

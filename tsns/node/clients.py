@@ -120,11 +120,12 @@ def listening_socket(kind: int, path: Path, owner_uid: int) -> socket.socket:
     path.unlink(missing_ok=True)
     sock = socket.socket(socket.AF_UNIX, kind)
     directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    before = os.umask(0o777 & ~SOCKET_MODE)  # from its first moment
     try:
         sock.bind(messages.address_of(path.name, directory))
     finally:
+        os.umask(before)
         os.close(directory)
-    path.chmod(SOCKET_MODE)
     os.chown(path, owner_uid, -1)
     sock.listen(BACKLOG)
     return sock

@@ -27,25 +27,29 @@ from tsns.control.client import ControlClient
 from tsns.control.netmap import NetMap, NetMapChange
 from tsns.derp.client import DerpClients
 from tsns.derp.relay import State
-from tsns.dns.resolver import Resolver, search_domains
-from tsns.dns.server import DnsServer
+from tsns.dns.resolver import search_domains
 from tsns.error import UserError
 from tsns.filter.packet_filter import PacketFilter
 from tsns.keys import KEY_BYTES, DiscoPrivate, NodePrivate, NodePublic
 from tsns.netns.underlay import Underlay
 from tsns.node.condition import RENEWAL_PATIENCE_S, Condition
+from tsns.node.dns_api import DnsApi
 from tsns.node.home import HomeFinder
 from tsns.node.hostinfo import hostinfo
 from tsns.node.keeper_channel import KeeperChannel
+from tsns.node.live_settings import changed
 from tsns.node.localapi import Answer, Handler, LocalApi
 from tsns.node.login_api import LoginApi
+from tsns.node.name_service import NameService
 from tsns.node.netcheck_api import netcheck
 from tsns.node.netmap_cache import NetmapCache
 from tsns.node.peering import Peering, name_of, node_key
 from tsns.node.pings import Pings
 from tsns.node.reachability import Reachability
-from tsns.node.rules import apply_rules
+from tsns.node.routing import Routing
+from tsns.node.rules import EVERY_RULE, applying_rules
 from tsns.node.status import named, reporting
+from tsns.node.whois_api import Whois
 from tsns.paths.netcheck import Report
 from tsns.paths.peer_paths import PathChanged, Ponged, WantEndpoints
 from tsns.proto.addresses import Endpoint
@@ -53,16 +57,18 @@ from tsns.proto.types import MapResponse, NetInfo
 from tsns.proxies import Proxies
 from tsns.slices import in_slices
 from tsns.state import Identity
-from tsns.steps import Steps
+from tsns.steps import Steps, finish
 from tsns.wg.device import Device
 from tsns.wg.engines import choose, maker
-from tsns.wg.router import Event, Pong, Router, StunReply
+from tsns.wg.router import NO_PATH, Event, Pong, Router, StunReply
 from tsns.wg.socket import TunPump, boot_time
 
 LOGOUT_TIMEOUT_S: Final = 2.0  # all of the end is to take 3 s at most
 MANY_PEERS: Final = 500  # at once
 MAX_GREETED: Final = 32  # peers with whom a session is begun unasked
 CONTROL_AWAY: Final = "control cannot be reached: the tailnet is as it was last known"
+NETWORK_REST_S: Final = 0.05  # between changes of addresses and routes, however often control has others
+NO_TUN: Final = "came before there was a namespace"
 HOME_PATIENCE_S: Final = 15.0  # then the node is ready without a relay, and says so
 
 log = logging.getLogger(__name__)
@@ -88,11 +94,14 @@ class Engine:
         self._config = config
         self._condition = Condition()
         self._stop: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._keeper = KeeperChannel(given.channel, self._on_tun, self._on_stop)
+        self._identity = identity
+        self._keeper = KeeperChannel(given.channel, self._on_tun, self._on_stop, self._on_configure)
         self._tasks: set[asyncio.Task[None]] = set()
         self._cache = NetmapCache(self._save_cache)
         self._barred = False
+        self._unsettled = False  # somebody waits for the network to be as the settings want it
         self._netmap: NetMap | None = None
+        self._knows_peers = False  # all of the first netmap's
         self._authorised = asyncio.Event()
         self._network_wanted = asyncio.Event()
         self._network_up = asyncio.Event()
@@ -115,9 +124,12 @@ class Engine:
         )
         self._router = Router(self._device, self._filter, disco, direct=config.direct)
         self._peering = Peering(self._device, self._router, boot_time)
+        self._routing = Routing(
+            self._peering, self._condition, config, latency=self._latency, changed=self._on_ways_changed
+        )
         self._pings = Pings()
-        self._resolver = Resolver()
-        self._dns = DnsServer(self._resolver)
+        self._names = NameService(self._keeper, self._device, tls, accept=config.accept_dns)
+        self._whois = Whois()
         self._pump: TunPump | None = None
         self._node_private = node_private
         self._derp = self._make_derp(node_private)
@@ -148,9 +160,13 @@ class Engine:
             ("GET", "/tsns/v1/status"): self._on_status,
             ("GET", "/tsns/v1/netcheck"): self._on_netcheck,
             ("POST", "/tsns/v1/ping"): self._on_ping,
+            ("POST", "/tsns/v1/whois"): self._on_whois,
             **logins.handlers(),
+            **DnsApi(self._names, lambda: self._netmap.dns if self._netmap else None).handlers(),
         }
-        self._api = LocalApi(given.api, frozenset({0, os.getuid(), config.owner_uid}), handlers)
+        # In a user namespace of our own the owner is 0, and whoever else it may be has no number.
+        askers = {0} if os.getuid() == 0 else {0, os.getuid(), config.owner_uid}
+        self._api = LocalApi(given.api, frozenset(askers), handlers)
 
     def _make_home(
         self, send_udp: Callable[[Endpoint, bytes], None], on_report: Callable[[Report], None]
@@ -197,7 +213,7 @@ class Engine:
         if self._pump is not None:
             self._pump.close()
         await self._api.close()
-        await self._dns.close()
+        await self._names.close()
         await self._derp.close()
 
     def _spawn(self, work: Any) -> None:
@@ -247,7 +263,8 @@ class Engine:
         itself = self._netmap.self_node if self._netmap else None
         assert itself is not None  # authorised
         self._greet_peers()
-        self._keeper.say({"say": "ready", **named(itself)})
+        mistake = self._routing.mistake if self._condition.connected else None
+        self._keeper.say({"say": "ready", **named(itself), "mistake": mistake})
 
     def _greet_peers(self) -> None:
         """Begin sessions with those who are there: a peer hears of us before it hears of our home, and would drop its first packets."""
@@ -358,52 +375,97 @@ class Engine:
         itself = netmap.self_node
         if itself is None:
             return
-        complaint = apply_rules(self._filter, netmap, change, shields_up=self._config.shields_up)
-        if complaint:
-            self._warn("filter", complaint)
-        elif complaint == "":
-            self._condition.warnings.pop("filter", None)
-        self._arrange_reading()
+        yield from self._judging(netmap, change)
         if change.derp_map:
             self._derp.set_map(netmap.derp_map)
             self._home.set_map(netmap.derp_map)
             if not self._condition.connected and self._condition.home is None:
                 self._home.assume(itself.home_derp)  # where peers know us to be
         if change.dns or change.self_changed:
-            self._resolver.configure(self_node=itself, config=netmap.dns)
+            self._follow_names()
             self._keeper.say({"ask": "dns", "search": search_domains(netmap.dns)})
         if change.self_changed:
             self._network_wanted.set()
         yield from self._follow_peers(netmap, change)
+        self._knows_peers = True
+        self._arrange_reading()
         if not self._condition.connected and change.first and not self._condition.ready:
             self._condition.warnings["control"] = CONTROL_AWAY  # until it says otherwise, which may be this moment
         self._cache.note(netmap, change)
         if itself.machine_authorized is not False and itself.addresses:
             self._authorised.set()
 
+    def _judging(self, netmap: NetMap, change: NetMapChange) -> Steps[None]:
+        """Put the filter in force, by the settings as they are at the end of it."""
+        config = None
+        complaint: str | None = None
+        while config is not self._config:
+            config = self._config
+            complaint = yield from applying_rules(self._filter, netmap, change, config)
+            change = EVERY_RULE
+        if complaint:
+            self._warn("filter", complaint)
+        elif complaint == "":
+            self._condition.warnings.pop("filter", None)
+
     def _follow_peers(self, netmap: NetMap, change: NetMapChange) -> Steps[None]:
         many = len(change.added) >= MANY_PEERS
         if many:
             gc.disable()  # looking through all that they are made of, again and again, would take longer than packets may wait
         try:
-            begun_anew = yield from self._peering.applying(netmap, change, time.time())
+            begun_anew = yield from self._routing.applying(netmap, change, time.time())
             if self._pump is not None:
                 self._pump.dispatch(())  # paths may have something to do
                 for key in begun_anew:
                     self._pump.begin_anew(key)
             for old, new in change.peers():
-                self._resolver.update_peer(old, new)
+                self._names.update_peer(old, new)
                 yield
         finally:
             if many:
                 gc.freeze()  # nor is it ever to be looked through later
                 gc.enable()
 
+    def _on_configure(self, settings: Answer) -> None:
+        """Other settings, of those that a node takes over as it is; the keeper hears whether they can be."""
+        try:
+            config = changed(self._config, settings)
+            self._routing.configure(config, self._netmap, time.time())
+        except UserError as error:
+            self._keeper.say({"say": "configured", "error": error.message, "hint": error.hint})
+            return
+        self._config = config
+        if self._netmap is not None:
+            finish(self._judging(self._netmap, EVERY_RULE))
+        self._control.set_hostinfo(hostinfo(config, self._identity))
+        self._keeper.say({"say": "configured", "error": "", "hint": ""})
+        self._follow_names()
+        self._unsettled = True
+        self._network_wanted.set()
+
+    def _on_ways_changed(self) -> None:
+        """Other routes, or another exit node."""
+        self._network_wanted.set()
+        self._follow_names()
+
+    def _follow_names(self) -> None:
+        netmap, config = self._netmap, self._config
+        if netmap is not None:
+            self._names.configure(
+                netmap.self_node,
+                netmap.dns,
+                self._routing.selected(netmap),
+                accept=config.accept_dns,
+                # Whoever wants an exit node wants no question to go another way, be it there or not.
+                allow_underlay=config.with_internet and not config.exit_node,
+            )
+
     async def _watch_expiry(self) -> None:
         """Keys run out without a word from control."""
         await self._authorised.wait()
         while self._netmap is not None:
             pause_s = await in_slices(self._peering.rechecking(self._netmap, time.time()))
+            self._routing.recheck(self._netmap, time.time())
             await asyncio.sleep(pause_s)
 
     # --- namespace
@@ -423,49 +485,56 @@ class Engine:
         self._pump.start()
         self._reachability.set_pump(self._pump)
         self._spawn(self._reachability.run())
-        sockets = [socket.socket(fileno=fd) for fd in dns]
-        udp = [sock for sock in sockets if sock.type == socket.SOCK_DGRAM]
-        tcp = [sock for sock in sockets if sock.type == socket.SOCK_STREAM]
-        self._spawn(self._dns.start(udp, tcp))
+        self._spawn(self._names.run([socket.socket(fileno=fd) for fd in dns]))
         self._namespace_made.set()
 
     def _on_tun_lost(self, _place: int) -> None:
         self._warn("tun", "the TUN device was removed from the namespace: nothing reaches this node")
 
     async def _configure_network(self) -> None:
-        """Keep the TUN's addresses as the netmap has them."""
+        """Keep the TUN's addresses and routes as the netmap has them."""
         await self._namespace_made.wait()
-        present: list[str] = []
+        present: dict[str, list[str]] = {}
         while True:
             await self._network_wanted.wait()
             self._network_wanted.clear()
             itself = self._netmap.self_node if self._netmap else None
-            if itself is None or not itself.addresses or itself.addresses == present:
-                continue  # much else of a node changes, above all at its start
-            error = (await self._keeper.ask("network", {"addresses": list(itself.addresses)}))["error"]
-            if error:
-                self._warn("network", f"the node's addresses could not be set: {error}")
-            else:
-                present = list(itself.addresses)
-                self._condition.warnings.pop("network", None)
-                self._network_up.set()
+            if itself is None or not itself.addresses:
+                continue
+            settles, self._unsettled = self._unsettled, False
+            wanted = {"addresses": list(itself.addresses), "routes": list(self._routing.routes)}
+            if wanted != present:  # much else of a node changes, above all at its start
+                error = (await self._keeper.ask("network", wanted))["error"]
+                if error:
+                    self._warn("network", f"the node's addresses and routes could not be set: {error}")
+                else:
+                    present = wanted
+                    self._condition.warnings.pop("network", None)
+                    self._network_up.set()
+            if settles:
+                self._keeper.say({"say": "settled"})
+            await asyncio.sleep(NETWORK_REST_S)
 
     # --- packets
 
     def _send_derp(self, region: int, peer: NodePublic, datagrams: Sequence[bytes]) -> None:
         way = self._derp.route(peer, region)
-        if way is not None:
-            self._derp.send(way, peer, list(datagrams))
-            self._arrange_reading()
+        if way is None:
+            self._router.counters.add(NO_PATH, len(datagrams))
+            return
+        self._derp.send(way, peer, list(datagrams))
+        self._arrange_reading()
 
     def _on_derp(self, region: int, frames: list[tuple[NodePublic, bytes]]) -> None:
-        if self._pump is not None:
-            self._pump.receive_derp(region, frames)
+        if self._pump is None:
+            self._router.counters.add(NO_TUN, len(frames))
+            return
+        self._pump.receive_derp(region, frames)
 
     def _arrange_reading(self) -> None:
-        """Packets of the host's stay in the TUN while the relays have enough to do, and until there are rules to judge them by."""
+        """Packets of the host's stay in the TUN while the relays have enough to do, and until there are rules to judge them by, and peers."""
         if self._pump is not None:
-            if self._netmap is None or self._derp.congested:
+            if not self._knows_peers or self._derp.congested:
                 self._pump.pause()
             else:
                 self._pump.resume()
@@ -487,17 +556,27 @@ class Engine:
         self._derp.set_home(region)
         self._control.set_net_info(net_info)
         self._home_known.set()
+        if self._netmap is not None:
+            self._routing.measured(self._netmap, time.time())
+
+    def _latency(self, region: int) -> float | None:
+        return self._home.report.latencies().get(region) if self._home.report is not None else None
 
     # --- questions
 
     async def _on_status(self, _: Answer, _uid: int) -> Answer:
         answer = await in_slices(
-            reporting(self._config.name, self._condition, self._netmap, self._router, self._derp.status())
+            reporting(
+                self._config.name, self._condition, self._netmap, self._router, self._derp.status(), self._routing
+            )
         )
         peers = answer["peers"]
         inside = await self._keeper.ask("inside")
+        internet = inside.get("internet") or {}
         return {
             **answer,
+            "health": answer["health"] + list(filter(None, [internet.get("error")])),
+            "internet": {key: bool(internet.get(key)) for key in ("wanted", "up")},
             "netns": str(inside.get("netns", "")),
             "attached": inside.get("processes", []),
             "hostname": self._config.hostname or self._config.name,
@@ -516,6 +595,9 @@ class Engine:
 
     async def _on_ping(self, asked: Answer, _uid: int) -> Answer:
         return await self._pings.ask(asked, self._netmap, self._pump)
+
+    async def _on_whois(self, asked: Answer, _uid: int) -> Answer:
+        return self._whois.answer(asked, self._netmap)
 
     def _on_event(self, event: Event) -> None:
         match event:

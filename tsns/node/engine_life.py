@@ -8,7 +8,7 @@ import os
 import ssl
 from typing import Final, NoReturn
 
-from tsns.netns import linux
+from tsns.netns import confinement, linux
 from tsns.node import netmap_cache, warm
 from tsns.node.engine import Engine, Given
 from tsns.proto.types import MapResponse
@@ -28,7 +28,7 @@ def live(given: Given, cache_fd: int, parent: int) -> NoReturn:
         warm.load()
         engines.choose(given.config.data_plane)
         tls = warm.tls(given.config.tls_roots)
-        linux.drop_all_rights(UID_BASE + parent, parent)
+        confinement.confine(UID_BASE + parent, parent)
         warm.watch_imports()
         node_key = given.identity.node_key
         asyncio.run(_work(given, tls, netmap_cache.read(cache_fd, node_key.public if node_key else None)))

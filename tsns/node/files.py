@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from typing import Any, Final
 
 from tsns import state
 from tsns.config import SECRETS, NodeConfig
+from tsns.control.dial import Server
 from tsns.error import UserError
 from tsns.netns import mounts
 from tsns.node import resolv
@@ -48,7 +50,7 @@ class NodeFiles:
             identity = Identity.generate()
             with contextlib.suppress(OSError):  # said when the login is kept
                 self.save_identity(identity.dump())
-        if identity.control_url not in (None, server):
+        if identity.control_url not in (None, server, str(Server.parse(server))):
             raise belongs_elsewhere(self._places.name, str(identity.control_url))
         return identity
 
@@ -110,13 +112,19 @@ class NodeFiles:
             return -1
 
     def save_cache(self, memory: int) -> str:
-        """Keep a netmap for a start without control; what is in it is the engine's business. Gives the error's text."""
+        """Keep a netmap for a start without control; what is in it is the engine's business. Gives the error's text.
+
+        It is sealed memory, so that nobody can change it or make us wait for it while it is read.
+        """
         if not self._lasting:
             return "the node is not to last"
         try:
-            data = os.pread(memory, MAX_CACHE_BYTES + 1, 0)
-            if len(data) > MAX_CACHE_BYTES:
+            if not fcntl.fcntl(memory, fcntl.F_GET_SEALS) & fcntl.F_SEAL_WRITE:
+                return "it is not sealed"
+            size = os.fstat(memory).st_size
+            if size > MAX_CACHE_BYTES:
                 return "it is too large"
+            data = os.pread(memory, size, 0)
             state.save(self.home / CACHE_NAME, data)
         except (OSError, UserError) as error:
             return str(error)
@@ -140,13 +148,28 @@ def belongs_elsewhere(name: str, server: str) -> UserError:
     )
 
 
+def refused_change(present: NodeConfig, wanted: NodeConfig) -> UserError | None:
+    """What speaks against a running node's becoming another one; None where nothing does."""
+    if wanted.login_server != present.login_server:
+        return belongs_elsewhere(wanted.name, present.login_server)
+    if wanted.map_root != present.map_root:
+        return UserError(
+            f"the node {wanted.name} runs, and --map-root is for its start",
+            f"stop it with `tsns down {wanted.name}`, then start it anew",
+        )
+    return None
+
+
 def settings(config: NodeConfig) -> Mapping[str, Any]:
     """What is remembered of a lasting node's configuration; no secret among it."""
     return {key: value for key, value in config.to_message().items() if key not in NO_SETTING}
 
 
 def _write_in_place(path: Path, text: str) -> None:
-    """Not by another file: commands inside have this very one mounted."""
+    """Not by another file: commands inside have this very one mounted. Not for nothing either: for a moment it is empty."""
+    with contextlib.suppress(OSError, ValueError):
+        if path.read_text() == text:
+            return
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, READABLE_MODE)
     with open(fd, "w") as file:
         file.write(text)

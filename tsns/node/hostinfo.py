@@ -11,6 +11,7 @@ from tsns.proto.types import Hostinfo
 from tsns.state import Identity
 
 GO_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+EVERYTHING: Final = ("0.0.0.0/0", "::/0")
 
 
 def hostinfo(config: NodeConfig, identity: Identity) -> Hostinfo:
@@ -30,4 +31,10 @@ def hostinfo(config: NodeConfig, identity: Identity) -> Hostinfo:
         no_logs_no_support=True,
         shields_up=config.shields_up or None,
         request_tags=list(config.advertise_tags) or None,
+        routable_ips=advertised(config) or None,
     )
+
+
+def advertised(config: NodeConfig) -> list[str]:
+    """The prefixes that the node offers to carry, everything among them where it is an exit node."""
+    return [*config.advertise_routes, *(EVERYTHING if config.advertise_exit_node else ())]

@@ -22,18 +22,23 @@ from typing import Final, NoReturn
 
 from tsns import state
 from tsns.config import NodeConfig
+from tsns.control.dial import Server
 from tsns.error import UserError
-from tsns.netns import linux, namespace, netlink, routes, tun
+from tsns.netns import anchor, forwarding, linux, namespace, netlink, routes, tun, user_namespace
 from tsns.netns.underlay import add_udp_sockets
-from tsns.node import engine_life, leftovers, messages
+from tsns.node import engine_life, leftovers, messages, uplink
 from tsns.node.clients import Client, Clients, listening_socket
 from tsns.node.engine import Given
 from tsns.node.engine_process import EngineProcess
-from tsns.node.files import NodeFiles, belongs_elsewhere, settings
+from tsns.node.files import NodeFiles, refused_change, settings
+from tsns.node.inside_names import InsideNames
+from tsns.node.live_settings import LiveChanges, changed, difference
 from tsns.node.logfile import LogFile, LogPipe
 from tsns.node.messages import Message
 from tsns.node.places import NodePlaces, Places
+from tsns.node.uplink import Uplink
 from tsns.node.watch import Watch
+from tsns.proto.text import one_line
 from tsns.state import Identity
 
 RESTART_FIRST_S: Final = 0.02
@@ -44,7 +49,8 @@ SCAN_FIRST_S: Final = 0.05
 SCAN_MAX_S: Final = 2.0
 NOTE_TIME_EVERY_S: Final = 3600.0
 MAX_LISTED: Final = 200  # processes inside
-MAX_TEXT: Final = 2000  # of what the engine wants a person to read
+MAX_TEXT: Final = 2000  # characters of what the engine wants a person to read
+MAX_NAME: Final = 253  # characters of what it calls itself
 LOG_FORMAT: Final = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
 
 _OTHER_VERSION: Final = "stop it with `tsns down`, then start it with this version"
@@ -64,6 +70,8 @@ class Keeper:
         self._watch = Watch()
         self._clients = Clients(self._watch, self._on_request, self._scan_soon)
         self._engine = EngineProcess(self._watch, self._on_engine, self._on_engine_end)
+        self._uplink = Uplink(self._watch, self._answer_if_ready)
+        self._names = InsideNames(self._watch, places, self._files, self._engine)
         self._namespace: namespace.Made | None = None
         self._commands = 0  # that went inside and have not ended
         self._scan_delay_s = SCAN_FIRST_S
@@ -73,6 +81,13 @@ class Keeper:
         self._was_ready = False
         self._latest: Message = {"progress": "starting"}
         self._udp: list[socket.socket] = []  # which outlive the engine, too: peers go on sending to their port
+        self._changes = LiveChanges(
+            tell_engine=self._engine.tell,
+            adopt=lambda wanted: self._adopt(changed(self._config, wanted)),
+            reply=self._clients.reply,
+            done=self._await_ready,
+        )
+        self._search: list[str] = []
         self._identity: Identity | None = None
         self._known_as: Message = {}  # the node's name and addresses
         self._ending = False
@@ -91,12 +106,15 @@ class Keeper:
             self._clients.admit(first, waiting=True)
             self._clients.tell_waiting(self._latest)  # somebody is at work
             tun.check()
+            if self._config.with_internet:
+                uplink.check()
             self._identity = self._files.load_identity(self._config.login_server)
-            self._files.write_nsswitch()
+            self._names.start()
             self._set_search([])
             self._api = listening_socket(socket.SOCK_STREAM, self._places.api, self._config.owner_uid)
             self._clients.listen(self._places.control)
             self._start_engine()  # it talks to control while we make the namespace
+            self._adapt_uplink()
             netlink.load()
             self._make_namespace()
             self._files.save_settings(self._config)
@@ -105,14 +123,21 @@ class Keeper:
         except UserError as error:
             self._fail(error.message, error.hint)
         except OSError as error:
-            self._fail(f"the node cannot be made: {error}", "tsns needs root with CAP_NET_ADMIN and CAP_SYS_ADMIN")
+            refusal = user_namespace.refusal(error)
+            self._fail(refusal.message, refusal.hint)
         finally:
             self._end()
 
     def _make_namespace(self) -> None:
         began = time.monotonic()
-        self._namespace = namespace.make(self._places.namespace)
+        self._namespace = anchor.make(self._places.namespace, map_root=self._config.map_root)
         self._inside = namespace.identity(self._namespace.namespace)
+        if self._config.exit_node:
+            routes.hold(self._namespace.namespace, exit_node=True)
+        if self._config.carries:
+            forwarding.apply(self._namespace.namespace, wanted=True)
+        self._uplink.set_namespace(self._namespace.namespace)
+        self._names.made(self._namespace)
         log.info("namespace %s made in %.0f ms", self._places.namespace, 1000 * (time.monotonic() - began))
         self._give_tun()
 
@@ -129,6 +154,7 @@ class Keeper:
         self._places.control.unlink(missing_ok=True)  # no new clients; those in the backlog find nobody and start anew
         self._engine.stop(logout=self._logout or self._config.ephemeral)
         self._note_time()
+        self._uplink.close()
         self._log.drain()
         if self._namespace is not None:
             os.close(self._namespace.tun)
@@ -143,6 +169,8 @@ class Keeper:
         match message.get("ask"):
             case "run":
                 self._on_run(client, message)
+            case "set":
+                self._on_set(client, message)
             case "join":
                 self._await_ready(client)
             case "entered":
@@ -161,21 +189,66 @@ class Keeper:
         except (KeyError, TypeError, ValueError):
             self._clients.reply(client, {"error": "the node runs with another version of tsns", "hint": _OTHER_VERSION})
             return
-        if config.login_server != self._config.login_server:
-            error = belongs_elsewhere(config.name, self._config.login_server)
+        refusal = refused_change(self._config, config)
+        if refusal is not None:
+            self._clients.reply(client, {"error": refusal.message, "hint": refusal.hint})
+            return
+        self._change(client, config)
+
+    def _on_set(self, client: Client, message: Message) -> None:
+        try:
+            wanted = dict(message["settings"])
+            if not wanted.keys() <= settings(self._config).keys() - {"name", "login_server"}:
+                raise ValueError
+            config = changed(self._config, wanted)
+        except (KeyError, TypeError, ValueError):
+            self._clients.reply(client, {"error": "the node runs with another version of tsns", "hint": _OTHER_VERSION})
+            return
+        self._change(client, config)
+
+    def _change(self, client: Client, config: NodeConfig) -> None:
+        """Other settings: the engine takes them over as it is, or where it cannot another one starts with them."""
+        if settings(config) == settings(self._config):
+            self._await_ready(client)
+            return
+        try:
+            config.check()
+            if config.with_internet:
+                uplink.check()
+        except UserError as error:
             self._clients.reply(client, {"error": error.message, "hint": error.hint})
             return
-        if settings(config) != settings(self._config):
-            self._change(config)
-        self._await_ready(client)
+        live = difference(self._config, config)
+        if self._ready and settings(changed(self._config, live)) == settings(config):
+            self._changes.ask(client, live)
+        else:
+            self._begin_anew(config)
+            self._await_ready(client)
 
-    def _change(self, config: NodeConfig) -> None:
-        """Other settings: the engine starts anew with them. The TUN stays, so flows see a pause and no end."""
-        log.info("the settings have changed: starting the engine anew")
+    def _adopt(self, config: NodeConfig) -> None:
+        """Have namespace and files as other settings want them."""
+        log.info("the settings have changed")
+        before, self._config = self._config, config
+        self._files.save_settings(config)
+        if config.accept_dns != before.accept_dns:
+            self._change_search(self._search)
+        if config.exit_node != before.exit_node and self._namespace is not None:
+            routes.hold(self._namespace.namespace, exit_node=bool(config.exit_node))
+        if config.carries != before.carries and self._namespace is not None:
+            forwarding.apply(self._namespace.namespace, wanted=config.carries)
+        self._adapt_uplink()
+
+    def _adapt_uplink(self) -> None:
+        config, exit_node = self._config, bool(self._config.exit_node)
+        wanted = config.with_internet and (config.exit_node_allow_lan_access or not exit_node)
+        self._uplink.want(wanted=wanted, only_neighbours=exit_node)
+
+    def _begin_anew(self, config: NodeConfig) -> None:
+        """The engine starts anew with other settings. The TUN stays, so flows see a pause and no end."""
+        log.info("starting the engine anew")
         if config.port != self._config.port:
             self._close_udp()
-        self._config = config
-        self._files.save_settings(config)
+        self._adopt(config)
         self._ready = False
         self._latest = {"progress": "applying the new settings"}
         self._engine.stop(logout=False)
@@ -183,17 +256,18 @@ class Keeper:
 
     def _await_ready(self, client: Client) -> None:
         client.waiting = True
-        if self._ready:
-            self._answer_waiting()
-        else:
+        if not self._answer_if_ready():
             self._clients.reply(client, self._latest)
 
-    def _answer_waiting(self) -> None:
+    def _answer_if_ready(self) -> bool:
+        if not (self._ready and self._uplink.settled):
+            return False
         assert self._namespace is not None  # ready
         files = {"resolv": str(self._places.resolv), "nsswitch": str(self._places.nsswitch)}
         answer = {"ready": True, **files, **self._known_as}
         self._clients.tell_waiting(answer, [self._namespace.namespace])
         self._clients.served()
+        return True
 
     def _tell_waiting(self, message: Message) -> None:
         self._latest = message
@@ -236,7 +310,14 @@ class Keeper:
     def _inside_now(self) -> Message:
         pids = namespace.inside(self._inside) if self._namespace is not None else []
         processes = [{"kind": "process", "id": str(pid), "name": _command_name(pid)} for pid in pids[:MAX_LISTED]]
-        return {"netns": str(self._places.namespace), "processes": processes}
+        internet = {"wanted": self._config.with_internet, "up": self._uplink.is_up, "error": self._uplink.error}
+        return {"netns": self._named_namespace(), "processes": processes, "internet": internet}
+
+    def _named_namespace(self) -> str:
+        """A path of the namespace: its name in the file system, or where there is none, our descriptor of it."""
+        if os.geteuid() == 0 or self._namespace is None:
+            return str(self._places.namespace)
+        return f"/proc/{os.getpid()}/fd/{self._namespace.namespace}"
 
     # --- the engine
 
@@ -269,39 +350,54 @@ class Keeper:
     def _give_tun(self) -> None:
         if self._namespace is not None:
             self._engine.tell({"give": "tun"}, [self._namespace.tun, *self._namespace.dns])
+            self._names.tell()
 
     def _on_engine(self, message: Message, fds: Sequence[int]) -> None:
         """The engine's words. Nothing here believes them further than it has checked."""
         match message:
             case {"say": "progress", "text": str(text)}:
-                self._tell_waiting({"progress": text[:MAX_TEXT]})
+                self._tell_waiting({"progress": one_line(text, MAX_TEXT)})
             case {"say": "login", "url": str(url)}:
-                self._tell_waiting({"login": url[:MAX_TEXT]})
-            case {"say": "ready", "dns_name": str(dns_name), "addresses": list(addresses)}:
-                known = [str(address)[:MAX_TEXT] for address in addresses[: routes.MAX_ADDRESSES]]
-                self._known_as = {"dns_name": dns_name[:MAX_TEXT], "addresses": known}
-                self._on_ready()
+                self._tell_waiting({"login": one_line(url, MAX_TEXT)})
+            case {"say": "ready", "dns_name": str(dns_name), "addresses": list(addresses)} if (
+                self._namespace is not None
+            ):
+                known = [one_line(str(address), MAX_NAME) for address in addresses[: routes.MAX_ADDRESSES]]
+                self._known_as = {"dns_name": one_line(dns_name, MAX_NAME), "addresses": known}
+                self._on_ready(message.get("mistake"))
+            case {"say": "configured", "error": str(error), "hint": str(hint)}:
+                self._changes.configured(one_line(error, MAX_TEXT), one_line(hint, MAX_TEXT))
+            case {"say": "settled"}:
+                self._changes.settled()
             case {"say": "failed", "error": str(error), "hint": str(hint)}:
-                self._fail(error[:MAX_TEXT], hint[:MAX_TEXT])
-            case {"ask": "network", "addresses": list(addresses)}:
-                error = self._set_network([str(item) for item in addresses])
+                self._fail(one_line(error, MAX_TEXT), one_line(hint, MAX_TEXT))
+            case {"ask": "network", "addresses": list(addresses), "routes": list(led)}:
+                error = self._set_network([str(item) for item in addresses], [str(item) for item in led])
                 self._engine.tell({"done": "network", "error": error})
             case {"ask": "dns", "search": list(search)}:
                 self._change_search([str(domain) for domain in search])
+            case {"ask": "sockets"}:
+                self._names.sockets(message)
+            case {"ask": "listeners", "addresses": list(addresses)}:
+                self._names.listeners([str(address) for address in addresses])
             case {"ask": "cache"} if len(fds) == 1:
                 self._engine.tell({"done": "cache", "error": self._files.save_cache(fds[0])})
             case {"ask": "inside"}:
                 self._engine.tell({"done": "inside", "error": "", **self._inside_now()})
             case {"ask": "save", "identity": str(text)}:
-                self._engine.tell({"done": "save", "error": self._save_identity(text.encode())})
+                self._engine.tell({"done": "save", "error": self._save_identity(text)})
             case _:
                 log.warning("the engine said something unknown")
 
-    def _on_ready(self) -> None:
+    def _on_ready(self, mistake: object) -> None:
+        match mistake:
+            case [str(error), str(hint)] if not self._was_ready:
+                self._fail(one_line(error, MAX_TEXT), one_line(hint, MAX_TEXT))
+                return
         self._ready = self._was_ready = True
         self._config = self._config._replace(auth_key=None)  # it has done its work
         log.info("ready")
-        self._answer_waiting()
+        self._answer_if_ready()
 
     def _on_engine_end(self, status: int, lived_s: float) -> None:
         """A crash. The TUN stays ours: packets wait in it for the next engine, and the command notices a pause, not an error."""
@@ -310,6 +406,7 @@ class Keeper:
         log.error("the engine ended unbidden (%s) after %.1f s", how, lived_s)
         self._note_time()
         self._ready = False
+        self._changes.engine_ended(how)
         self._failures = 1 if lived_s > STEADY_AFTER_S else self._failures + 1
         if not self._was_ready and self._failures >= MAX_FIRST_FAILURES:
             self._fail("the node's engine failed at its start", f"see its log: {self._files.home / 'log'}")
@@ -319,11 +416,14 @@ class Keeper:
         )
         self._watch.at("restart", time.monotonic() + self._restart_delay_s, self._start_engine)
 
-    def _save_identity(self, data: bytes) -> str:
+    def _save_identity(self, text: str) -> str:
+        assert self._identity is not None  # loaded before the first engine
         try:
-            self._identity = Identity.load(data)  # which the next engine gets, whatever the disk does
-            self._files.save_identity(data)
+            new = Identity.load(text.encode())
+            self._identity = self._identity.succeeded_by(new, str(Server.parse(self._config.login_server)))
+            self._files.save_identity(self._identity.dump())  # the next engine gets it, whatever the disk does
         except (OSError, ValueError, UserError) as error:
+            log.warning("the identity is not saved: %s", error)
             return str(error)  # the engine says it, in status and log
         return ""
 
@@ -334,17 +434,22 @@ class Keeper:
             log.warning("resolv.conf stays as it is: %s", error)
 
     def _set_search(self, search: list[str]) -> None:
+        self._search = search
         self._files.write_resolv(search, magic_dns=self._config.accept_dns)
 
-    def _set_network(self, addresses: list[str]) -> str:
+    def _set_network(self, addresses: list[str], led: list[str]) -> str:
         if self._namespace is None:
             return "there is no namespace yet"
+        exit_node = bool(self._config.exit_node)
         try:
-            routes.apply(self._namespace.namespace, routes.check(addresses))
+            own, led_in = routes.check(addresses, led, accepts_routes=self._config.accept_routes, exit_node=exit_node)
+            self._uplink.forbid(led_in)
+            routes.apply(self._namespace.namespace, own, led_in, exit_node=exit_node)
         except (ValueError, OSError) as error:
-            log.warning("addresses refused: %s", error)
-            return str(error)
-        log.info("addresses set: %s", " ".join(addresses))
+            reason = one_line(str(error), MAX_TEXT)
+            log.warning("addresses or routes refused: %s", reason)
+            return reason
+        log.info("addresses set: %s; routes: %d", " ".join(addresses), len(led))
         return ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,15 +19,25 @@ log = logging.getLogger(__name__)
 
 
 class KeeperChannel:
-    """The engine's end of the channel. `on_tun` gets descriptors (TUN, then DNS sockets), `on_stop` whether to log out."""
+    """The engine's end of the channel. `on_tun` gets descriptors (TUN, then DNS sockets), `on_stop` whether to log out.
+
+    `on_configure` gets settings that are others from now on; `on_nameservers` may be set: it gets the host's name servers as its programs
+    know them, and all of their addresses.
+    """
 
     def __init__(
-        self, sock: socket.socket, on_tun: Callable[[list[int]], None], on_stop: Callable[[bool], None]
+        self,
+        sock: socket.socket,
+        on_tun: Callable[[list[int]], None],
+        on_stop: Callable[[bool], None],
+        on_configure: Callable[[Message], None],
     ) -> None:
         self._sock = sock
+        self._on_configure = on_configure
         self._on_tun = on_tun
         self._on_stop = on_stop
-        self._asked: dict[str, deque[asyncio.Future[Message]]] = {}
+        self._asked: dict[str, deque[asyncio.Future[tuple[Message, list[int]]]]] = {}
+        self.on_nameservers: Callable[[list[str], list[str]], None] = lambda *_: None
 
     def start(self) -> None:
         """Hear the keeper from now on."""
@@ -35,7 +46,7 @@ class KeeperChannel:
 
     def _read(self) -> None:
         try:
-            message, fds = messages.receive(self._sock)
+            message, fds = messages.receive(self._sock, messages.MAX_ENGINE_MESSAGE_BYTES)
         except BlockingIOError:
             return
         except (EOFError, OSError, ValueError):
@@ -48,7 +59,11 @@ class KeeperChannel:
             case {"done": str(what)}:
                 waiting = self._asked.get(what)
                 if waiting:
-                    waiting.popleft().set_result(message)
+                    waiting.popleft().set_result((message, fds))
+            case {"configure": dict(settings)}:
+                self._on_configure(settings)
+            case {"give": "nameservers", "servers": list(servers), "addresses": list(addresses)}:
+                self.on_nameservers([str(text) for text in servers], [str(text) for text in addresses])
             case {"stop": True, "logout": logout}:
                 self._on_stop(bool(logout))
             case _:
@@ -57,7 +72,7 @@ class KeeperChannel:
     def say(self, message: Message, fds: Sequence[int] = ()) -> None:
         """Tell the keeper something; one that cannot hear is about to end us."""
         try:
-            messages.send(self._sock, message, fds)
+            messages.send(self._sock, message, fds, messages.MAX_ENGINE_MESSAGE_BYTES)
         except (OSError, ValueError) as error:
             log.warning("the keeper does not hear: %s", error)
 
@@ -66,11 +81,28 @@ class KeeperChannel:
 
         Copies of the descriptors go with the question.
         """
-        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        answer, given = await self.ask_for_descriptors(what, message, fds)
+        _close(given)
+        return answer
+
+    async def ask_for_descriptors(
+        self, what: str, message: Message | None = None, fds: Sequence[int] = ()
+    ) -> tuple[Message, list[int]]:
+        """The same for what is answered with descriptors, which are the caller's then."""
+        answer: asyncio.Future[tuple[Message, list[int]]] = asyncio.get_running_loop().create_future()
         self._asked.setdefault(what, deque()).append(answer)
         self.say({"ask": what, **(message or {})}, fds)
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                return await asyncio.shield(answer)  # a late answer still belongs to this question
-        except TimeoutError:
-            return {"error": "the keeper did not answer"}
+                return await asyncio.shield(answer)
+        except BaseException as error:
+            # A late answer still belongs to this question, and so do its descriptors.
+            answer.add_done_callback(lambda late: None if late.cancelled() else _close(late.result()[1]))
+            if isinstance(error, TimeoutError):
+                return {"error": "the keeper did not answer"}, []
+            raise
+
+
+def _close(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)

@@ -6,14 +6,13 @@ unless a command still runs inside: that namespace waits for a keeper to adopt i
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import shutil
 from pathlib import Path
 from typing import Final
 
-from tsns.netns import namespace
+from tsns.netns import anchor
 from tsns.node.places import NodePlaces, Places
 
 LOCK_MODE: Final = 0o600
@@ -37,7 +36,7 @@ def remove(node: NodePlaces) -> None:
     """Remove all that is not to last, the lock at the very end; the caller holds it."""
     for path in (node.control, node.api, node.resolv, node.nsswitch):
         path.unlink(missing_ok=True)
-    namespace.unpin(node.namespace)
+    anchor.forget(node.namespace)
     shutil.rmtree(node.passing, ignore_errors=True)
     node.lock.unlink(missing_ok=True)
 
@@ -51,16 +50,10 @@ def sweep(where: Places) -> bool:
             continue
         node = where.node(path.stem)
         try:
-            if _inhabited(node):
+            if anchor.is_inhabited(node.namespace):
                 stayed = True
             else:
                 remove(node)
         finally:
             os.close(held)
     return stayed
-
-
-def _inhabited(node: NodePlaces) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        return bool(namespace.inside(namespace.identity(node.namespace)))
-    return False

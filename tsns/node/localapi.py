@@ -119,9 +119,8 @@ def _encoding(answer: Answer) -> Steps[bytes]:
     members = []
     for name, value in answer.items():
         if isinstance(value, list):
-            starts = range(0, len(value), ITEMS_AT_ONCE)
             items = []
-            for start in starts:
+            for start in range(0, len(value), ITEMS_AT_ONCE):
                 items.append(msgspec.json.encode(value[start : start + ITEMS_AT_ONCE])[1:-1])
                 yield
             text = b"[" + b",".join(items) + b"]"

@@ -13,6 +13,7 @@ from typing import Final
 MAX_FILE_BYTES: Final = 5 << 20
 FILE_MODE: Final = 0o600
 MAX_READ_BYTES: Final = 64 << 10
+MAX_READS: Final = 16  # at once: the engine could write without end
 
 
 class LogFile:
@@ -56,7 +57,7 @@ class LogPipe:
         self.reading_fd, self.writing_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def drain(self) -> None:
-        """Write down what has come."""
+        """Write down what has come, or the first part of it."""
         with contextlib.suppress(BlockingIOError):
-            while data := os.read(self.reading_fd, MAX_READ_BYTES):
-                self._log.write(data)
+            for _ in range(MAX_READS):
+                self._log.write(os.read(self.reading_fd, MAX_READ_BYTES))

@@ -15,26 +15,25 @@ from typing import Any, Final
 
 PROTOCOL: Final = 1  # a client and a keeper of other numbers do not understand each other
 MAX_MESSAGE_BYTES: Final = 64 << 10
+MAX_ENGINE_MESSAGE_BYTES: Final = 256 << 10  # between keeper and engine: thousands of routes
 MAX_DESCRIPTORS: Final = 16
 _CUT: Final = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)  # as a number: flags of `enum` are slow, and much code
 
 Message = dict[str, Any]
 
 
-def send(to: socket.socket, message: Message, fds: Sequence[int] = ()) -> None:
+def send(to: socket.socket, message: Message, fds: Sequence[int] = (), limit: int = MAX_MESSAGE_BYTES) -> None:
     """Send one message; ValueError when it is too large, OSError as the socket says."""
     data = json.dumps(message).encode()
-    if len(data) > MAX_MESSAGE_BYTES:
+    if len(data) > limit:
         raise ValueError(f"a message of {len(data)} bytes")
     socket.send_fds(to, [data], fds)
 
 
-def receive(source: socket.socket) -> tuple[Message, list[int]]:
+def receive(source: socket.socket, limit: int = MAX_MESSAGE_BYTES) -> tuple[Message, list[int]]:
     """One message and its descriptors, close-on-exec; EOFError at the end, ValueError for what is no message."""
     # socket.recv_fds of Python 3.11 ignores its flags, and the namespace would leak into the command.
-    data, ancillary, flags, _ = source.recvmsg(
-        MAX_MESSAGE_BYTES, socket.CMSG_SPACE(MAX_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
-    )
+    data, ancillary, flags, _ = source.recvmsg(limit, socket.CMSG_SPACE(MAX_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC)
     fds = [
         fd
         for level, kind, raw in ancillary

@@ -7,6 +7,7 @@ one, since writing takes time from packets.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
 import time
@@ -35,6 +36,7 @@ class NetmapCache:
         self._save = save
         self._netmap: NetMap | None = None
         self._dirty = asyncio.Event()
+        self._is_collecting = False  # what is no longer dirty, and not yet written
         self._complained = False
 
     def note(self, netmap: NetMap, change: NetMapChange) -> None:
@@ -50,14 +52,16 @@ class NetmapCache:
             await self._dirty.wait()
             await asyncio.sleep(pause_s)
             began = time.monotonic()
+            self._is_collecting = True
             data = await in_slices(self._content())
+            self._is_collecting = False
             pause_s = max(INTERVAL_S, (time.monotonic() - began) / SHARE)
-            if data is not None:
+            if data is not None and self._netmap is not None:  # else `clear` was faster
                 await self._write(data)
 
     async def finish(self) -> None:
         """Write what is new, once more."""
-        if self._dirty.is_set() and (data := finish(self._content())) is not None:
+        if (self._dirty.is_set() or self._is_collecting) and (data := finish(self._content())) is not None:
             await self._write(data)
 
     async def clear(self) -> None:
@@ -82,10 +86,11 @@ class NetmapCache:
 
 
 def _in_memory(data: bytes) -> int:
-    """A file of memory with this content."""
-    fd = os.memfd_create("netmap", os.MFD_CLOEXEC)
+    """A file of memory with this content, which nobody can change any more."""
+    fd = os.memfd_create("netmap", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with open(fd, "wb", closefd=False) as file:
         file.write(data)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
     return fd
 
 

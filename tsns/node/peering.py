@@ -1,13 +1,13 @@
 """What of the netmap becomes WireGuard peers (ring 1).
 
-Source: the rules of net/routemanager in Tailscale's module: a peer's own addresses always, other prefixes only when the person asked for
-them, and nothing for a peer that cannot or must not be talked to.
+Source: the rules of net/routemanager in Tailscale's module (see `offers`): a peer's own addresses always, other prefixes only when the person
+asked for them, and nothing for a peer that cannot or must not be talked to.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 import msgspec
@@ -15,11 +15,13 @@ import msgspec
 from tsns.control.netmap import NetMap, NetMapChange
 from tsns.control.nodes import prefixes
 from tsns.keys import DiscoPublic, NodePublic
+from tsns.node.offers import Subnets, in_tailnet, offer_of, reachable
 from tsns.paths.peer_paths import Reach
 from tsns.proto.addresses import Prefix, pack
 from tsns.proto.types import Node
 from tsns.steps import Steps, finish
 from tsns.wg.device import Device
+from tsns.wg.masquerade import Masquerade
 from tsns.wg.router import Router
 
 EXPIRY_CHECK_MAX_S: Final = 60.0
@@ -38,6 +40,9 @@ class Peering:
         self._suspended = False
         self._own_id: int | None = None  # by which control knows us
         self._expired: set[NodePublic] = set()
+        self._subnets = Subnets()
+        self._accepts_subnets = False
+        self._exit = 0  # the id of the exit node
 
     def apply(self, netmap: NetMap, change: NetMapChange, wall_now: float) -> list[NodePublic]:
         """Follow one difference; returns the peers whose processes are others now, with whom there should be new keys."""
@@ -46,23 +51,55 @@ class Peering:
     def applying(self, netmap: NetMap, change: NetMapChange, wall_now: float) -> Steps[list[NodePublic]]:
         """The same in steps of one peer each. `suspend` and `resume` may come between."""
         begun_anew = self._parted(netmap.self_node)
+        concerned: set[int] = set()  # by what others offer
         for old, new in change.peers():
             if self._suspended:
                 return []
             if new is None:
                 assert old is not None  # one of them is there
+                concerned.update(self._subnets.set(old.id, (), usable=False))
                 self._remove(old)
             elif old is None:
-                self._set(netmap, new, wall_now)
+                concerned.update(self._set(netmap, new, wall_now))
             else:
                 if old.key != new.key:
                     self._remove(old)
                 elif old.disco_key != new.disco_key and (key := node_key(new)):
                     begun_anew.append(key)
                 if _concerns_packets(old, new):
-                    self._set(netmap, new, wall_now)
+                    concerned.update(self._set(netmap, new, wall_now))
             yield
+        if change.self_changed:
+            for node in list(netmap.peers.values()):
+                if _masqueraded(node):
+                    concerned.add(node.id)
+                    yield
+        self._set_again(netmap, concerned, wall_now)
         return begun_anew
+
+    def use(self, netmap: NetMap, *, subnets: bool, exit_node: int, wall_now: float) -> None:
+        """Go by subnets of peers or not, and by this exit node (0: none); what does not concern a peer leaves it alone."""
+        concerned = {self._exit, exit_node} if exit_node != self._exit else set()
+        if subnets != self._accepts_subnets:
+            concerned.update(self._subnets.offering())
+        self._accepts_subnets, self._exit = subnets, exit_node
+        if not self._suspended:
+            self._set_again(netmap, concerned, wall_now)
+
+    def routes(self, netmap: NetMap) -> list[Prefix]:
+        """What besides the tailnet's own ranges leads into the tunnel, whether somebody carries it at the moment or not."""
+        found = [prefix for prefix in self._subnets if not in_tailnet(prefix)] if self._accepts_subnets else []
+        exit_node = netmap.peers.get(self._exit)
+        return found + list(offer_of(exit_node).everything if exit_node else ())
+
+    def subnets_of(self, node: Node) -> tuple[Prefix, ...]:
+        """The subnets that are reached by this peer."""
+        return self._subnets.of(node.id) if self._accepts_subnets else ()
+
+    def _set_again(self, netmap: NetMap, numbers: Iterable[int], wall_now: float) -> None:
+        for number in sorted(numbers):
+            if (node := netmap.peers.get(number)) is not None:
+                self._set(netmap, node, wall_now)
 
     def _parted(self, itself: Node | None) -> list[NodePublic]:
         """All peers, where control has deleted us and let us in again: they have parted with us meanwhile, and with our sessions."""
@@ -80,8 +117,11 @@ class Peering:
     def resume(self, netmap: NetMap, wall_now: float) -> None:
         """All peers as the netmap has them by now."""
         self._suspended = False
+        self._subnets = Subnets()  # whatever was told meanwhile
+        concerned: set[int] = set()
         for node in netmap.peers.values():
-            self._set(netmap, node, wall_now)
+            concerned.update(self._set(netmap, node, wall_now))
+        self._set_again(netmap, concerned, wall_now)
 
     def rechecking(self, netmap: NetMap, wall_now: float) -> Steps[float]:
         """Part with the peers whose keys have run out since, one a step; returns the seconds until the next may run out.
@@ -101,21 +141,28 @@ class Peering:
     def _expire(self, netmap: NetMap, node: Node, wall_now: float) -> None:
         if netmap.expired(node, wall_now) and netmap.peers.get(node.id) is node:
             log.info("the key of %s has expired", node.name)
-            self._set(netmap, node, wall_now)
+            self._set_again(netmap, self._set(netmap, node, wall_now), wall_now)
 
-    def _set(self, netmap: NetMap, node: Node, wall_now: float) -> None:
+    def _set(self, netmap: NetMap, node: Node, wall_now: float) -> Collection[int]:
+        """Have a peer as the netmap says; returns the ids of others who get or lose a subnet by that."""
         key = node_key(node)
         if key is None:
-            return
+            return ()
+        offer = offer_of(node)
         expired = netmap.expired(node, wall_now)
-        allowed = [] if expired else allowed_prefixes(node)
+        usable = not expired and reachable(node)
+        concerned = self._subnets.set(node.id, offer.subnets, usable=usable)
+        everything = offer.everything if node.id == self._exit else ()
+        allowed = (*offer.own, *self.subnets_of(node), *everything) if usable else ()
         if not allowed:
             self._remove(node)
         else:
             self._router.set_jailed(key, bool(node.is_jailed))
             self._device.set_peer(key, allowed)
+            self._device.set_masquerade(key, masquerade_of(netmap.self_node, node))
             self._router.paths.set_peer(key, reach(node), self._clock())
         (self._expired.add if expired else self._expired.discard)(key)
+        return concerned
 
     def _remove(self, node: Node) -> None:
         key = node_key(node)
@@ -134,13 +181,21 @@ def node_key(node: Node) -> NodePublic | None:
         return None
 
 
-def allowed_prefixes(node: Node) -> list[Prefix]:
-    """The prefixes that may be sent to this peer and come from it; none where it cannot be talked to."""
-    if not _reachable(node):
-        return []
-    own = set(node.addresses or ())
-    wanted = own if node.allowed_ips is None else [text for text in node.allowed_ips if text in own]
-    return list(prefixes(wanted))
+def _masqueraded(node: Node) -> bool:
+    return bool(node.self_node_v4_masq_addr_for_this_peer or node.self_node_v6_masq_addr_for_this_peer)
+
+
+def masquerade_of(itself: Node | None, node: Node) -> Masquerade | None:
+    """By which addresses a peer knows us; None where these are our own."""
+    if itself is None or not _masqueraded(node):
+        return None
+    worn = prefixes(
+        filter(None, (node.self_node_v4_masq_addr_for_this_peer, node.self_node_v6_masq_addr_for_this_peer))
+    )
+    own: dict[int, bytes] = {}  # by length: of several addresses of one family the first is the node's
+    for prefix in prefixes(itself.addresses):
+        own.setdefault(len(prefix.network), prefix.network)
+    return Masquerade((own[len(mask.network)], mask.network) for mask in worn if len(mask.network) in own)
 
 
 def name_of(netmap: NetMap | None, key: NodePublic) -> str:
@@ -178,11 +233,6 @@ def _concerns_packets(old: Node, new: Node) -> bool:
     """Whether more has changed than who is there, which is what changes most."""
     told = {"online": old.online, "last_seen": old.last_seen}
     return msgspec.structs.replace(new, **told) != old
-
-
-def _reachable(node: Node) -> bool:
-    """A node with neither a relay nor a key to find paths by, and which is no plain WireGuard peer, cannot be reached at all."""
-    return bool(node.home_derp or node.is_wireguard_only) or disco_key(node) is not None
 
 
 def disco_key(node: Node) -> DiscoPublic | None:

@@ -70,6 +70,8 @@ class Pings:
         if key is None or source is None or destination in own:
             raise UserError(f"{wanted} cannot be pinged from here", "name another node of the tailnet")
         ping = _Asked(str(asked.get("kind", "disco")), key, source, destination)
+        if node.is_wireguard_only and ping.kind != "icmp":
+            raise UserError(f"{wanted} speaks WireGuard only, and no {ping.kind}", "ask its system with --icmp")
         token = secrets.token_bytes(TOKEN_BYTES)
         pong = self._waiting[token] = asyncio.get_running_loop().create_future()
         began = time.monotonic()

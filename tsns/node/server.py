@@ -30,6 +30,7 @@ from tsns.node.watch import Watch  # noqa: E402
 IDLE_S: Final = 600.0
 SWEEP_S: Final = 1.0
 LISTENER_FD: Final = 3
+UMASK: Final = 0o077  # of everything that nodes write
 BACKLOG: Final = 128
 
 log = logging.getLogger(__name__)
@@ -116,6 +117,7 @@ def prepare() -> None:
     netlink.load()
     warm.load()
     warm.settle()
+    os.umask(UMASK)
 
 
 def serve(listener: socket.socket, where: Places, path: Path, idle_s: float | None) -> None:
@@ -141,6 +143,7 @@ def main() -> None:
     inherited = socket.socket(fileno=LISTENER_FD)
     if len(sys.argv) == 1:
         warm.settle()
+        os.umask(UMASK)
         keeper.run(inherited)
     run, state, path = map(Path, sys.argv[1:])
     serve(inherited, Places(run, state), path, IDLE_S)

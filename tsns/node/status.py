@@ -33,8 +33,23 @@ class Traffic(Protocol):
         """How packets to it go."""
 
 
+class Routes(Protocol):
+    """Where packets go beyond the addresses of peers."""
+
+    def of_peer(self, node: Node) -> dict[str, Any]:
+        """What a peer offers, and what of it is used."""
+
+    def status(self, netmap: NetMap | None) -> dict[str, Any] | None:
+        """The exit node; None where none is asked for."""
+
+
 def reporting(
-    name: str, condition: Condition, netmap: NetMap | None, traffic: Traffic, relays: Iterable[RegionStatus]
+    name: str,
+    condition: Condition,
+    netmap: NetMap | None,
+    traffic: Traffic,
+    relays: Iterable[RegionStatus],
+    routes: Routes,
 ) -> Steps[dict[str, Any]]:
     """The whole answer of GET /tsns/v1/status, one peer a step."""
     health = list(condition.warnings.values())
@@ -46,6 +61,7 @@ def reporting(
         "health": health,
         "self": None,
         "peers": [],
+        "exit_node": routes.status(netmap),
         "tailnet": "",
         "home_region": _region_name(netmap, condition.home),
         "relays": [_relay(relay) for relay in relays],
@@ -57,7 +73,7 @@ def reporting(
     answer["tailnet"] = netmap.domain or ""
     wall_now = time.time()
     for node in _sorted(netmap.peers):
-        answer["peers"].append(_peer(netmap, node, traffic, wall_now))
+        answer["peers"].append({**_peer(netmap, node, traffic, wall_now), **routes.of_peer(node)})
         yield
     return answer
 

@@ -44,7 +44,7 @@ def _modified(directory: str | Path) -> list[int]:
     with os.scandir(directory) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
-                found += _modified(entry.path)
+                found += _modified(entry.path) if entry.name != "__pycache__" else []
             elif entry.name.endswith(".py"):
                 found.append(entry.stat().st_mtime_ns)
     return found
@@ -165,7 +165,7 @@ def _spawn(inherited: socket.socket, where: Places, arguments: list[str]) -> Non
 def _become_server(inherited: socket.socket, where: Places, arguments: list[str]) -> None:
     """Nothing of the first caller's is everybody's: no descriptors, signals, directory, mask or environment."""
     os.chdir("/")
-    os.umask(0o077)
+    os.umask(0o022)  # while it imports: what Python caches of that is for everybody
     for number in set(range(1, signal.NSIG)) - _NO_DISPOSITION:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
@@ -179,5 +179,7 @@ def _become_server(inherited: socket.socket, where: Places, arguments: list[str]
     for source, target in ((nothing, 0), (log, 1), (log, 2), (high, INHERITED_FD)):
         os.dup2(source, target)
     os.closerange(INHERITED_FD + 1, 1 << 16)
-    words = [sys.executable, "-I", "-m", "tsns.node.server", *arguments]
+    # Isolated, but for what an ordinary user has installed for themselves (`pip install --user`).
+    flags = "-I" if os.geteuid() == 0 else "-EP"
+    words = [sys.executable, flags, "-m", "tsns.node.server", *arguments]
     os.execve(sys.executable, words, {"PATH": os.defpath, "LANG": "C.UTF-8"})

@@ -233,6 +233,11 @@ class PeerPaths:
             self._do(peer, wishes, now, out)
         return out
 
+    def is_plain(self, key: NodePublic) -> bool:
+        """Whether this peer speaks WireGuard and nothing else: neither disco nor, in the tunnel, TSMP."""
+        peer = self._peers.get(key)
+        return peer is not None and peer.reach.plain
+
     def is_active(self, now: float) -> bool:
         """Whether packets are sent to anybody."""
         return any(peer.path is not None and peer.path.is_active(now) for peer in self._used.values())

@@ -7,6 +7,7 @@ A packed address has 4 or 16 bytes, and its length is its family. `ipaddress` is
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +17,10 @@ CGNAT_TEXT: Final = "100.64.0.0/10"
 ULA_TEXT: Final = "fd7a:115c:a1e0::/48"
 SERVICE_V4_TEXT: Final = "100.100.100.100"
 SERVICE_V6_TEXT: Final = "fd7a:115c:a1e0::53"
+# What no peer may have led to it: loopback, link-local, multicast and reserved addresses, and IPv4 in the clothes of IPv6.
+NOBODYS_TEXT: Final = (
+    "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/127", "::ffff:0:0/96", "fe80::/10", "ff00::/8",
+)  # fmt: skip
 V4_IN_V6: Final = bytes(10) + b"\xff\xff"
 ENDPOINT_BYTES: Final = 18
 
@@ -118,3 +123,23 @@ CGNAT: Final = Prefix.parse(CGNAT_TEXT)
 ULA: Final = Prefix.parse(ULA_TEXT)
 SERVICE_V4: Final = pack(SERVICE_V4_TEXT)
 SERVICE_V6: Final = pack(SERVICE_V6_TEXT)
+_NOBODYS: Final = tuple(Prefix.parse(text) for text in NOBODYS_TEXT)
+
+
+def may_be_routed(prefix: Prefix) -> bool:
+    """Whether packets to this network may be led to a peer that offers it."""
+    ours = prefix.is_address and prefix.network in {SERVICE_V4, SERVICE_V6}
+    return not ours and not any(reserved.covers_prefix(prefix) for reserved in _NOBODYS)
+
+
+def without(network: Prefix, holes: Iterable[Prefix]) -> list[Prefix]:
+    """A network less others, in as few prefixes as it takes."""
+    inside = [hole for hole in holes if network.covers_prefix(hole)]
+    if not inside:
+        return [network]
+    if network in inside:
+        return []
+    bits = network.bits + 1
+    upper = bytearray(network.network)
+    upper[(bits - 1) // 8] |= 0x80 >> (bits - 1) % 8
+    return [part for half in (network.network, bytes(upper)) for part in without(Prefix(half, bits), inside)]

@@ -18,7 +18,9 @@ Data = TypeVar("Data", bytes, memoryview)  # of a packet
 IPV4_HEADER_BYTES: Final = 20
 IPV6_HEADER_BYTES: Final = 40
 FRAGMENT_HEADER_BYTES: Final = 8
+UDP_HEADER_BYTES: Final = 8
 TCP_HEADER_BYTES: Final = 20  # without options
+ICMP_HEADER_BYTES: Final = 8  # of errors; what they are about follows
 MAX_PACKET_BYTES: Final = 0xFFFF
 HEAD_BYTES: Final = 128  # of a packet hold all headers that are looked at, and each of the short messages here whole
 HOP_LIMIT: Final = 64
@@ -30,7 +32,11 @@ DISCO_KEY_BYTES: Final = 32
 MIN_FRAGMENT_OFFSET: Final = (60 + 20) // 8
 
 TCP_SYN: Final = 0x02
+TCP_RST: Final = 0x04
 TCP_ACK: Final = 0x10
+_V4_WITHOUT_OPTIONS: Final = 0x45
+_V4_UDP_PAYLOAD: Final = IPV4_HEADER_BYTES + UDP_HEADER_BYTES
+_V6_UDP_PAYLOAD: Final = IPV6_HEADER_BYTES + UDP_HEADER_BYTES
 NO_ICMP: Final = -1  # `Packet.icmp_type` of everything else
 
 
@@ -190,6 +196,46 @@ def _decode_upper(
     )
 
 
+Quoted = tuple[int, bytes, bytes, int | None, int | None]  # protocol, source, destination, ports
+
+
+def quoted(data: bytes, fields: Fields) -> Quoted | None:
+    """The packet that an ICMP error is about, as far as the error quotes it; None where it quotes none that could have been sent by us.
+
+    `fields` are those of the error. Without ports are later fragments, and protocols that have none. An error may quote as little as 8 bytes
+    behind the IP header (RFC 792).
+    """
+    version, start = fields[0], fields[9] + ICMP_HEADER_BYTES
+    quote = data[start : fields[10]]
+    if not quote or quote[0] >> 4 != version:
+        return None
+    if version == 4:
+        if len(quote) < IPV4_HEADER_BYTES:
+            return None
+        protocol, source, destination = quote[9], quote[12:16], quote[16:20]
+        upper, is_later = (quote[0] & 0x0F) << 2, bool(quote[6] & 0x1F or quote[7])
+        if upper < IPV4_HEADER_BYTES or protocol in _UNKNOWN_V4:
+            return None
+    else:
+        if len(quote) < IPV6_HEADER_BYTES:
+            return None
+        protocol, source, destination = quote[6], quote[8:24], quote[24:40]
+        upper, is_later = IPV6_HEADER_BYTES, False
+        if protocol == Protocol.FRAGMENT:
+            if len(quote) < IPV6_HEADER_BYTES + FRAGMENT_HEADER_BYTES:
+                return None
+            protocol, upper = quote[40], upper + FRAGMENT_HEADER_BYTES
+            is_later = bool(quote[42] or quote[43] >> 3)
+        if protocol in _UNKNOWN_V6:
+            return None
+    if is_later or protocol not in _WITH_PORTS:
+        return protocol, source, destination, None, None
+    ports = quote[upper : upper + 4]
+    if len(ports) < 4:
+        return None
+    return protocol, source, destination, ports[0] << 8 | ports[1], ports[2] << 8 | ports[3]
+
+
 def trimmed(data: Data) -> Data | None:
     """The packet without what follows it (WireGuard pads); None where less arrived than its header says."""
     if len(data) < IPV4_HEADER_BYTES:
@@ -230,6 +276,17 @@ def source(data: bytes) -> bytes | None:
         if version == 6 and size >= IPV6_HEADER_BYTES:
             return data[8:24]
     return None
+
+
+def udp_carries(data: bytes, content: bytes) -> bool:
+    """Whether this is a UDP packet, without options of IP, whose payload begins so."""
+    if data[_V4_UDP_PAYLOAD : _V4_UDP_PAYLOAD + len(content)] == content:
+        return data[0] == _V4_WITHOUT_OPTIONS and data[9] == Protocol.UDP
+    return (
+        data[_V6_UDP_PAYLOAD : _V6_UDP_PAYLOAD + len(content)] == content
+        and data[0] >> 4 == 6
+        and data[6] == Protocol.UDP
+    )
 
 
 # --- building ------------------------------------------------------------------------------------------------------

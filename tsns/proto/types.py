@@ -416,7 +416,7 @@ def decode(data: bytes, kind: type[T]) -> T:
     try:
         value: T = decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError(f"{getattr(kind, '__name__', kind)}: {error}") from None
+        raise ProtocolError(f"{kind.__name__}: {error}") from None
     return value
 
 

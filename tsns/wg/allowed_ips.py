@@ -49,6 +49,10 @@ class _Networks(Generic[P]):
                     return peer
         return None
 
+    def covers(self, address: bytes) -> bool:
+        value = int.from_bytes(address, "big")
+        return any(value >> cut in table for cut, table in self._lengths if cut < self._width)
+
     def _arrange(self) -> None:
         self._lengths = [(self._width - bits, self._by_bits[bits]) for bits in sorted(self._by_bits, reverse=True)]
 
@@ -88,5 +92,12 @@ class AllowedIPs(Generic[P]):
             return self._v4.lookup(address)
         return self._v6.lookup(address) if len(address) == 16 else None
 
+    def covers(self, address: bytes) -> bool:
+        """Whether a prefix that is no default route covers this packed address."""
+        return address in self._addresses or (len(address) in {4, 16} and self._of(address).covers(address))
+
+    def _of(self, address: bytes) -> _Networks[P]:
+        return self._v4 if len(address) == 4 else self._v6
+
     def _family(self, prefix: Prefix) -> _Networks[P]:
-        return self._v4 if len(prefix.network) == 4 else self._v6
+        return self._of(prefix.network)

@@ -32,6 +32,7 @@ from tsns.wg.drops import Drop
 from tsns.wg.engines import choose, maker
 from tsns.wg.handshake import NO_PRESHARED_KEY, OwnKey, PeerKey, open_initiation
 from tsns.wg.indices import IndexTable
+from tsns.wg.masquerade import Masquerade
 from tsns.wg.messages import (
     COOKIE_REPLY_BYTES,
     COOKIE_REPLY_HEAD,
@@ -153,6 +154,14 @@ class Device:
 
     # --- configuration ---------------------------------------------------------------------------------------------
 
+    def carries(self, address: bytes) -> bool:
+        """Whether packets to this packed address go to some peer."""
+        return self._allowed.lookup(address) is not None
+
+    def covers(self, address: bytes) -> bool:
+        """Whether they do so by more than a default route."""
+        return self._allowed.covers(address)
+
     def set_peer(self, key: NodePublic, allowed: Sequence[Prefix], *, preshared: bytes = NO_PRESHARED_KEY) -> None:
         """Add or change a peer. Its session stays, as do those of all others; a prefix that another peer had moves to
         this one.
@@ -171,6 +180,12 @@ class Device:
             peer.preshared = preshared
             if peer.tunnel is not None:
                 peer.tunnel.set_preshared()
+
+    def set_masquerade(self, key: NodePublic, masquerade: Masquerade | None) -> None:
+        """Say by which addresses a peer knows us, where these are not our own."""
+        peer = self._peers.get(key)
+        if peer is not None:
+            peer.masquerade = masquerade or None
 
     def remove_peer(self, key: NodePublic) -> None:
         """Forget a peer, its session and what waits for it; nothing happens where there is none."""
@@ -255,6 +270,8 @@ class Device:
         if tunnel is None:
             self.counters.add(Drop.BAD_PEER_KEY, sum(map(packets_in, frames)))
             return
+        if peer.masquerade is not None:
+            frames = peer.masquerade.outbound(frames)
         effects = Effects()
         tunnel.send(frames, now, effects)
         self._finish(tunnel, effects, now, out)
@@ -304,6 +321,8 @@ class Device:
         if opened.frames:
             peer = tunnel.peer
             accepted = self._checked(peer, opened.frames)
+            if peer.masquerade is not None:
+                accepted = peer.masquerade.inbound(accepted)
             if accepted:
                 out.append(Deliver(peer.key, accepted))
         if opened.strays:

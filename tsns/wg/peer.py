@@ -14,6 +14,7 @@ from tsns.proto.addresses import Prefix
 from tsns.wg.handshake import NO_PRESHARED_KEY
 
 if TYPE_CHECKING:
+    from tsns.wg.masquerade import Masquerade
     from tsns.wg.tunnel import Tunnel
 
 
@@ -36,6 +37,7 @@ class Peer:
         "key",
         "last_handshake",
         "last_stamp",
+        "masquerade",
         "preshared",
         "rx_bytes",
         "tunnel",
@@ -45,6 +47,7 @@ class Peer:
     def __init__(self, key: NodePublic) -> None:
         self.key = key
         self.allowed: tuple[Prefix, ...] = ()
+        self.masquerade: Masquerade | None = None  # where it knows us by other addresses
         self.preshared = NO_PRESHARED_KEY
         self.tunnel: Tunnel | None = None
         self.is_usable = True  # False once its key proved to be of low order

@@ -10,6 +10,8 @@ Source: magicsock's and tstun's order of things in Tailscale's module.
                                                                         |           `-> TSMP: answered here
                                                                         `-> refused TCP SYN on IPv4: a reject goes back
 
+A reject that comes for a TCP connection of ours becomes a reset for the program that wants it (filter.opening).
+
 A peer is sent to by its path alone, never to where something came from. What DERP says about a frame's sender is
 believed only as far as WireGuard authenticates it.
 """
@@ -23,6 +25,7 @@ from typing import Final, Protocol
 from tsns.counters import Counters
 from tsns.disco.messages import MAGIC as DISCO_MAGIC
 from tsns.disco.messages import Sealer
+from tsns.filter.opening import Openings, refusal_text
 from tsns.keys import DiscoPrivate, DiscoPublic, NodePublic
 from tsns.paths.peer_paths import PathChanged, PathStatus, PeerPaths, Ponged, WantEndpoints
 from tsns.proto.packets import (
@@ -41,8 +44,9 @@ from tsns.proto.packets import (
     tsmp_ping,
     tsmp_pong,
     tsmp_reject,
+    udp_carries,
 )
-from tsns.proto.virtio import HEADER_BYTES, Frame, packet_of, packets_in
+from tsns.proto.virtio import HEADER_BYTES, Frame, frame_of, packet_of, packets_in
 from tsns.ways import (
     BothPaths,
     DerpPath,
@@ -71,6 +75,7 @@ NO_PATH: Final = "no path to the peer"
 TSMP_UNKNOWN: Final = "TSMP message of no use to us"
 FILTERED_IN: Final = "refused from the tunnel: "
 FILTERED_OUT: Final = "refused from the host: "
+OWN_DISCO: Final = "our own search for paths, in the tunnel"
 
 
 class Refusal(Protocol):
@@ -148,6 +153,8 @@ class Router:
             direct=direct,
         )
         self._filter = packet_filter
+        self._openings = Openings()
+        self._own_disco = DISCO_MAGIC + disco.public.raw
         self._paths: dict[NodePublic, Path] = {}
         self._jailed: set[NodePublic] = set()
         self._echoes: dict[bytes, float] = {}  # ICMP pings of ours by their tokens: when they were sent
@@ -186,12 +193,15 @@ class Router:
 
     def outbound(self, frames: Iterable[bytes], now: float) -> list[Output]:
         """Take frames from the TUN."""
-        judge, counters = self._filter.outbound, self.counters
+        judge, note, counters = self._filter.outbound, self._openings.note, self.counters
         passed = []
         for frame in frames:
-            head = frame[HEADER_BYTES : HEADER_BYTES + HEAD_BYTES]
-            refusal = judge(head, len(frame) - HEADER_BYTES, jailed=bool(self._jailed) and self._is_for_jailed(head))
+            head, size = frame[HEADER_BYTES : HEADER_BYTES + HEAD_BYTES], len(frame) - HEADER_BYTES
+            refusal: object = judge(head, size, jailed=bool(self._jailed) and self._is_for_jailed(head))
+            if refusal is None and udp_carries(head, self._own_disco):
+                refusal = OWN_DISCO
             if refusal is None:
+                note(head, size)
                 passed.append(frame)
             else:
                 counters.add(f"{FILTERED_OUT}{refusal}", packets_in(frame))
@@ -347,10 +357,12 @@ class Router:
             refusal = judge(head, size, jailed=jailed)
             if refusal is not None:
                 self.counters.add(f"{FILTERED_IN}{refusal}", packets_in(frame))
-                if refusal.reject_reason is not None:
+                if refusal.reject_reason is not None and not self.paths.is_plain(peer):
                     _add_reject(head, size, refusal.reject_reason, answers)
             elif is_tsmp(head):
-                self._receive_tsmp(peer, packet_of(frame), now, answers.append, out)
+                self._receive_tsmp(peer, packet_of(frame), now, answers.append, accepted, out)
+            elif udp_carries(head, self._own_disco):
+                self.counters.add(f"{FILTERED_IN}{OWN_DISCO}", packets_in(frame))
             elif self._echoes and (token := echo_reply_payload(head, ECHO_IDENTIFIER)) in self._echoes:
                 del self._echoes[token]
                 out.append(Pong(peer, token))
@@ -362,15 +374,25 @@ class Router:
             self._route(self.device.send_to(peer, answers, now), now, out)
 
     def _receive_tsmp(
-        self, peer: NodePublic, packet: bytes, now: float, answer: Callable[[bytes], None], out: list[Output]
+        self,
+        peer: NodePublic,
+        packet: bytes,
+        now: float,
+        answer: Callable[[bytes], None],
+        accepted: list[Frame],
+        out: list[Output],
     ) -> None:
-        match parse_tsmp(packet):
+        match None if self.paths.is_plain(peer) else parse_tsmp(packet):
             case TsmpPing(source, destination, token):
                 answer(tsmp_pong(destination, source, token))
             case TsmpPong(token=token):
                 out.append(Pong(peer, token))
             case TsmpReject() as reject:
                 out.append(Rejected(peer, reject))
+                reset = self._openings.refused(reject)
+                if reset is not None:
+                    self.counters.add(refusal_text(reject.reason))
+                    accepted.append(frame_of(reset))
             case TsmpDiscoKey(key=disco):
                 self.paths.set_disco(peer, DiscoPublic(disco), now)
             case None:
@@ -387,5 +409,5 @@ def _is_stun(data: bytes) -> bool:
 def _add_reject(head: bytes, size: int, reason: RejectReason, answers: list[bytes]) -> None:
     """Tell the sender of a TCP SYN why nothing will come of it; IPv4 only, as Tailscale does."""
     fields = decode(head, size)
-    if fields is not None and len(fields[2]) == 4:
-        answers.append(tsmp_reject(Packet(*fields), reason))
+    if fields is not None and len(fields[2]) == 4 and (packet := Packet(*fields)).is_tcp_open:
+        answers.append(tsmp_reject(packet, reason))

@@ -9,7 +9,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[3]
 DIRECTORY: Final = ROOT / ".cache" / "peers"  # scripts/peers puts them there
-BUILT: Final = ("tailscaled", "tailscale", "derper", "testcontrol")
+BUILT: Final = ("tailscaled", "tailscale", "derper", "testcontrol", "lookup")
 INSTALLED: Final = ("ip", "miniupnpd", "nsenter", "nft", "ping", "ss", "wg", "wireguard-go")
 
 

@@ -9,6 +9,9 @@
 //	storm NODE COUNT RATE     tells NODE of COUNT changes of single fake peers, RATE a second, and of nothing else any more
 //	expire true|false         every node's key is expired, or is not any longer
 //	jail NODE PEER true|false PEER may not open flows to NODE
+//	routes NODE [PREFIX,…]    NODE may carry packets to these networks
+//	masquerade NODE PEER ADDRESS   PEER knows NODE by this address
+//	rules NODE RULES          NODE's packet filter is this JSON list from now on; it is told of nothing else any more
 //	approve NODE              what an administrator does when the server was started with -approval
 //	login URL                 what a person does with the URL that -interactive makes the server hand out
 //	c2n NODE PATH [BODY]      a request to the node itself; answers {"status":…,"body":…}
@@ -59,14 +62,17 @@ type command struct {
 }
 
 var commands = map[string]command{
-	"nodes":   {0, 0, func(d *driver, _ []string) (any, error) { return d.server.AllNodes(), nil }},
-	"fake":    {1, 1, (*driver).fake},
-	"storm":   {3, 3, (*driver).storm},
-	"expire":  {1, 1, (*driver).expire},
-	"jail":    {3, 3, (*driver).jail},
-	"approve": {1, 1, (*driver).approve},
-	"login":   {1, 1, (*driver).login},
-	"c2n":     {2, 3, (*driver).c2n},
+	"nodes":      {0, 0, func(d *driver, _ []string) (any, error) { return d.server.AllNodes(), nil }},
+	"fake":       {1, 1, (*driver).fake},
+	"storm":      {3, 3, (*driver).storm},
+	"expire":     {1, 1, (*driver).expire},
+	"jail":       {3, 3, (*driver).jail},
+	"rules":      {2, 2, (*driver).rules},
+	"routes":     {1, 2, (*driver).routes},
+	"masquerade": {3, 3, (*driver).masquerade},
+	"approve":    {1, 1, (*driver).approve},
+	"login":      {1, 1, (*driver).login},
+	"c2n":        {2, 3, (*driver).c2n},
 }
 
 func main() {
@@ -236,6 +242,59 @@ func (d *driver) jail(words []string) (any, error) {
 		d.server.SetJailed(node.Key, peer.Key, jailed)
 	}
 	return nil, err
+}
+
+func (d *driver) routes(words []string) (any, error) {
+	node, err := d.node(words[0])
+	if err != nil {
+		return nil, err
+	}
+	var routes []netip.Prefix
+	for _, text := range strings.Split(strings.Join(words[1:], ","), ",") {
+		if text == "" {
+			continue
+		}
+		route, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, err
+		}
+		routes = append(routes, route)
+	}
+	d.server.SetSubnetRoutes(node.Key, routes)
+	return nil, nil
+}
+
+func (d *driver) masquerade(words []string) (any, error) {
+	node, err := d.node(words[0])
+	if err != nil {
+		return nil, err
+	}
+	peer, err := d.node(words[1])
+	if err != nil {
+		return nil, err
+	}
+	address, err := netip.ParseAddr(words[2])
+	if err == nil {
+		d.server.SetMasqueradeAddresses([]testcontrol.MasqueradePair{
+			{Node: node.Key, Peer: peer.Key, NodeMasqueradesAs: address},
+		})
+	}
+	return nil, err
+}
+
+func (d *driver) rules(words []string) (any, error) {
+	node, err := d.node(words[0])
+	if err != nil {
+		return nil, err
+	}
+	filter := []tailcfg.FilterRule{}
+	if err := json.Unmarshal([]byte(words[1]), &filter); err != nil {
+		return nil, err
+	}
+	if !d.server.AddRawMapResponse(node.Key, &tailcfg.MapResponse{PacketFilter: filter}) {
+		return nil, errors.New("the node does not follow its netmap")
+	}
+	return nil, nil
 }
 
 func (d *driver) approve(words []string) (any, error) {

@@ -53,6 +53,11 @@ LINES: list[tuple[str, str, dict[str, Any], list[str], list[str]]] = [
     ("run", "--shields-up --no-shields-up x", {"shields-up": False}, [], ["x"]),
     ("run", "--no-shields-up --shields-up=t x", {"shields-up": True}, [], ["x"]),
     ("run", "--ephemeral=f -- x --ephemeral=t", {"ephemeral": False}, [], ["x", "--ephemeral=t"]),
+    ("run", "--only-tailnet -- x", {"with-internet": False}, [], ["x"]),
+    ("run", "--with-internet x --only-tailnet", {"with-internet": True}, [], ["x", "--only-tailnet"]),
+    ("run", "--with-internet --only-tailnet=false x", {"with-internet": True}, [], ["x"]),
+    ("run", "--exit-node= --accept-routes -- x", {"exit-node": "", "accept-routes": True}, [], ["x"]),
+    ("run", "--exit-node auto:any x", {"exit-node": "auto:any"}, [], ["x"]),
     ("run", "--keep-caps -- x", {"keep-caps": True}, [], ["x"]),
     ("run", "--keep-caps=false -- x", {}, [], ["x"]),
     ("run", "--keep-caps --no-keep-caps x", {}, [], ["x"]),
@@ -93,7 +98,8 @@ WRONG = [
     ("run", "--bogus -- x"),
     ("run", "--no-bogus -- x"),
     ("run", "--no-hostname -- x"),
-    ("run", "--exit-node a -- x"),
+    ("run", "--only-tailnet=maybe -- x"),
+    ("run", "--no-only-tailnet -- x"),
     ("run", "-x -- true"),
     ("run", "-qx -- true"),
     ("run", "--hostname"),
@@ -134,7 +140,6 @@ def test_up_takes_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         raise UserError("far enough", "-")
 
     monkeypatch.setattr(settings, "node_config", stop)
-    monkeypatch.setattr(enter, "need_root", lambda *_: None)
     line = "web --login-server=https://a --authkey - --shields-up=true --no-accept-dns --ephemeral --timeout 3 -q"
     with pytest.raises(UserError, match="far enough"):
         app.main(["up", *line.split()])

@@ -43,6 +43,8 @@ class Nodes:
         if path == "/tsns/v1/ping":
             assert timeout_s > 0
             return self.pings.pop(0)
+        if path == "/tsns/v1/whois":
+            return {"schema": 1, "name": "db", "dns_name": "db.t", "addresses": ["100.64.0.9"], "id": "n9"}
         return self.running[name]
 
 
@@ -287,3 +289,21 @@ def test_logs_follow_over_a_change_of_files(
     monkeypatch.setattr(time, "sleep", lambda _: steps.pop(0)())
     assert main(["logs", "web", "-f"]) == 130
     assert capfd.readouterr().out == "1\n2\n3\n4\n5\n"
+
+
+@pytest.mark.parametrize("words", [["me", "100.64.0.9:80"], ["100.64.0.9:80"]])
+def test_whois_asks_the_node_about_an_address(
+    nodes: Nodes, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    nodes.add("me")
+    assert main(["whois", *words]) == 0
+    assert nodes.asked[-1] == ("me", "/tsns/v1/whois", {"who": "100.64.0.9:80"})
+    assert "db.t" in capsys.readouterr().out
+    assert main(["whois", *words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["id"] == "n9"
+
+
+def test_whois_wants_somebody(nodes: Nodes) -> None:
+    nodes.add("me")
+    assert main(["whois"]) == 2
+    assert nodes.asked == []

@@ -193,3 +193,58 @@ def test_pings_as_lines() -> None:
     assert tables.ping_line("web", direct) == "pong from web via 192.0.2.1:5 in 1.2 ms"
     assert tables.ping_line("web", {"ok": False, "error": "gone"}) == "no answer from web: gone"
     assert tables.ping_line("web", {"ok": False}) == "no answer from web: it took too long"
+
+
+def test_routes_and_exit_nodes_are_seen_in_a_peers_line() -> None:
+    peer = {"name": "gw", "addresses": ["100.64.0.2"], "path": {"kind": "none"}, "online": True}
+    lines = [
+        tables.status_lines({"name": "web", "state": "running", "peers": [{**peer, **more}]}, 0.0)[0]
+        for more in (
+            {"exit_node_option": True, "exit_node": False, "accepted_routes": []},
+            {"exit_node_option": True, "exit_node": True, "accepted_routes": [f"10.{n}.0.0/16" for n in range(5)]},
+        )
+    ]
+    assert lines[0].endswith("idle, offers exit node")
+    assert lines[1].endswith("idle, exit node, routes 10.0.0.0/16 10.1.0.0/16 10.2.0.0/16 and 2 more")
+
+
+def test_the_list_of_exit_nodes_marks_the_one_in_use() -> None:
+    peers = [
+        {"addresses": ["100.64.0.2"], "dns_name": "a.test", "online": True, "exit_node": True},
+        {"addresses": ["100.64.0.3"], "dns_name": "b.test", "online": False, "exit_node": False},
+    ]
+    assert [line.split() for line in tables.exit_node_list(peers)][1:] == [
+        ["*", "100.64.0.2", "a.test", "online"],
+        ["100.64.0.3", "b.test", "offline"],
+    ]
+
+
+def test_whois() -> None:
+    answer: dict[str, Any] = {
+        "dns_name": "web.tail.example",
+        "id": "n2",
+        "addresses": ["100.64.0.2", "fd7a:115c:a1e0::2"],
+        "routes": [],
+        "tags": [],
+        "user": {"id": 7, "login_name": "ann@example.com\x1b[2J"},
+        "capabilities": {"example.com/cap/b": [], "example.com/cap/a": [{"role": "admin"}]},
+    }
+    assert tables.whois_lines(answer) == [
+        "Machine:",
+        "  Name:       web.tail.example",
+        "  ID:         n2",
+        "  Addresses:  100.64.0.2, fd7a:115c:a1e0::2",
+        "User:",
+        "  Name:  ann@example.com [2J",
+        "  ID:    7",
+        "Capabilities:",
+        "  - example.com/cap/a:",
+        "      [",
+        "        {",
+        '          "role": "admin"',
+        "        }",
+        "      ]",
+        "  - example.com/cap/b",
+    ]
+    tagged = {**answer, "user": None, "tags": ["tag:web"], "capabilities": {}}
+    assert tables.whois_lines(tagged)[-1] == "  Tags:       tag:web"

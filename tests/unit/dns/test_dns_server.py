@@ -14,7 +14,7 @@ import pytest
 from tsns.dns import server as dns_server
 from tsns.dns.message import MAX_QUERY_BYTES
 from tsns.dns.resolver import Resolver
-from tsns.dns.server import DnsServer, Drop
+from tsns.dns.server import Answerer, DnsServer, Drop
 from tsns.proto.types import Node
 
 ME = Node(id=1, name="me.corp.ts.net.", addresses=["100.64.0.1/32"])
@@ -47,11 +47,23 @@ class Place:
                 await asyncio.sleep(0.001)
 
 
-@asynccontextmanager
-async def place() -> AsyncIterator[Place]:
+def answerer() -> Answerer:
+    """Answers at once, from a resolver that knows our own name."""
     resolver = Resolver()
     resolver.update(self_node=ME, peers=[], config=None)
-    server = DnsServer(resolver)
+
+    def ask(query: bytes, over_tcp: bool, reply: Callable[[bytes], None]) -> bool:
+        answer = resolver.answer(query, over_tcp=over_tcp)
+        if isinstance(answer, bytes):
+            reply(answer)
+        return answer is not None
+
+    return ask
+
+
+@asynccontextmanager
+async def place(ask: Answerer | None = None) -> AsyncIterator[Place]:
+    server = DnsServer(ask or answerer())
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     udp.bind(("127.0.0.1", 0))
     tcp = socket.create_server(("127.0.0.1", 0))
@@ -274,8 +286,45 @@ def test_close_ends_open_connections() -> None:
     ],
 )
 def test_only_the_inside_is_answered(source: str, inside: bool) -> None:
-    resolver = Resolver()
-    resolver.update(self_node=ME, peers=[], config=None)
-    server = DnsServer(resolver)
-    assert (server._answer(QUERY, (source, 5353), over_tcp=False) is not None) == inside
+    server = DnsServer(answerer())
+    answers: list[bytes] = []
+    assert server._answer(QUERY, (source, 5353), False, answers.append) == inside
+    assert len(answers) == inside
     assert server.dropped == ({} if inside else {Drop.FOREIGN: 1})
+
+
+def test_what_is_answered_later_is_sent_later() -> None:
+    waiting: list[Callable[[bytes], None]] = []
+
+    def ask(query: bytes, over_tcp: bool, reply: Callable[[bytes], None]) -> bool:
+        waiting.append(reply)
+        return True
+
+    async def scene() -> None:
+        async with place(ask) as here:
+            reader, writer = await here.connect()
+            writer.write(framed(QUERY, QUERY))
+            by_udp = asyncio.create_task(here.over_udp(QUERY))
+            await here.until(lambda: len(waiting) == 2)  # over TCP, the second has to wait for the first
+            for reply in waiting:
+                reply(b"later")
+            assert await by_udp == b"later"
+            assert await told(reader) == b"later"
+            await here.until(lambda: len(waiting) == 3)
+            writer.close()
+        waiting[2](b"nobody is there any more")
+
+    asyncio.run(scene())
+
+
+def test_an_address_that_is_given_up_is_free() -> None:
+    async def scene() -> None:
+        async with place() as here:
+            assert here.server.addresses == ["127.0.0.1"]
+            here.server.stop(["127.0.0.1"])
+            assert here.server.addresses == []
+            socket.create_server(here.tcp_address).close()
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                sock.bind(here.udp_address)
+
+    asyncio.run(scene())

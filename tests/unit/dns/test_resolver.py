@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tsns.dns.names import reverse_key
-from tsns.dns.resolver import Resolver, search_domains
+from tsns.dns.resolver import MAX_RENDERED, Elsewhere, Resolver, search_domains
 from tsns.proto.addresses import pack
 from tsns.proto.types import NULL, DNSConfig, DNSRecord, Node
 from tsns.proto.types import Resolver as Upstream
@@ -50,10 +50,15 @@ def made(self_node: Node | None = ME, config: DNSConfig | None = CONFIG) -> Reso
     return resolver
 
 
+def answered(resolver: Resolver, query: bytes, *, over_tcp: bool = False) -> bytes:
+    data = resolver.answer(query, over_tcp=over_tcp)
+    assert isinstance(data, bytes)
+    return data
+
+
 def ask(resolver: Resolver, name: str, kind: str = "A", *, over_tcp: bool = False) -> dns.message.Message:
     query = dns.message.make_query(name, kind)
-    data = resolver.answer(query.to_wire(), over_tcp=over_tcp)
-    assert data is not None
+    data = answered(resolver, query.to_wire(), over_tcp=over_tcp)
     answer = dns.message.from_wire(data)
     assert query.is_response(answer)
     return answer
@@ -63,6 +68,14 @@ def told(answer: dns.message.Message) -> str:
     """The answer in one line: its records' data, or what it is instead; with its code if that is no plain success."""
     data = " ".join(str(record) for rrset in answer.answer for record in rrset)
     return data or ("NODATA" if answer.rcode() == dns.rcode.NOERROR else dns.rcode.to_text(answer.rcode()))
+
+
+def outcome(resolver: Resolver, name: str, kind: str = "A") -> str:
+    """The same for a question, which may also be for others to answer."""
+    asked = dns.message.make_query(name, kind)
+    if isinstance(resolver.answer(asked.to_wire()), Elsewhere):
+        return "ELSEWHERE"
+    return told(ask(resolver, name, kind))
 
 
 @pytest.mark.parametrize(
@@ -133,21 +146,21 @@ def told(answer: dns.message.Message) -> str:
         ("lb._dns-sd._udp.0.0.168.192.in-addr.arpa", "PTR", "NXDOMAIN"),
         ("b._dns-sd._udp.example.com", "PTR", "NXDOMAIN"),
         # not ours
-        ("web", "A", "REFUSED"),
-        ("example.com", "A", "REFUSED"),
-        ("x.theirs.example", "A", "REFUSED"),
-        ("nobody.other.ts.net", "A", "REFUSED"),
-        ("notcorp.ts.net", "A", "REFUSED"),
-        ("ts.net", "A", "REFUSED"),
-        ("1.0.128.100.in-addr.arpa", "PTR", "REFUSED"),
-        ("8.8.8.8.in-addr.arpa", "PTR", "REFUSED"),
-        ("onion.example.com", "A", "REFUSED"),
-        (".", "NS", "REFUSED"),
+        ("web", "A", "ELSEWHERE"),
+        ("example.com", "A", "ELSEWHERE"),
+        ("x.theirs.example", "A", "ELSEWHERE"),
+        ("nobody.other.ts.net", "A", "ELSEWHERE"),
+        ("notcorp.ts.net", "A", "ELSEWHERE"),
+        ("ts.net", "A", "ELSEWHERE"),
+        ("1.0.128.100.in-addr.arpa", "PTR", "ELSEWHERE"),
+        ("8.8.8.8.in-addr.arpa", "PTR", "ELSEWHERE"),
+        ("onion.example.com", "A", "ELSEWHERE"),
+        (".", "NS", "ELSEWHERE"),
     ],
 )
 def test_questions_and_answers(name: str | bytes, kind: str, answer: str) -> None:
     text = name if isinstance(name, str) else dns.name.from_wire(name, 0)[0].to_text()
-    assert told(ask(made(), text, kind)) == answer
+    assert outcome(made(), text, kind) == answer
 
 
 # --- the form of an answer -----------------------------------------------------------------------------------------
@@ -183,36 +196,37 @@ def test_a_negative_answer_names_its_zone(name: str, kind: str, zone: str) -> No
 
 
 def test_a_refusal_claims_no_authority() -> None:
-    answer = ask(made(), "example.com")
+    answer = ask(made(), "example.com", "AXFR")
+    assert answer.rcode() == dns.rcode.REFUSED
     assert answer.flags & ~0xF == dns.flags.QR | dns.flags.RD | dns.flags.RA
     assert (answer.answer, answer.authority) == ([], [])
 
 
 def test_recursion_is_available_to_those_who_desire_it() -> None:
     query = dns.message.make_query("web.corp.ts.net", "A", flags=0)
-    answer = dns.message.from_wire(made().answer(query.to_wire()) or b"")
+    answer = dns.message.from_wire(answered(made(), query.to_wire()))
     assert answer.flags == dns.flags.QR | dns.flags.AA
 
 
 @pytest.mark.parametrize(
-    ("dnssec", "name"), [(False, "web.corp.ts.net"), (True, "web.corp.ts.net"), (True, "example.com")]
+    ("dnssec", "name"), [(False, "web.corp.ts.net"), (True, "web.corp.ts.net"), (True, "nobody.corp.ts.net")]
 )
 def test_edns_is_answered_with_edns(dnssec: bool, name: str) -> None:
     query = dns.message.make_query(name, "A", use_edns=0, payload=1400, want_dnssec=dnssec)
-    answer = dns.message.from_wire(made().answer(query.to_wire()) or b"")
+    answer = dns.message.from_wire(answered(made(), query.to_wire()))
     assert (answer.edns, answer.payload, answer.options) == (0, 4095, ())
     assert bool(answer.ednsflags & dns.flags.DO) == dnssec
 
 
 def test_a_version_of_edns_that_we_do_not_know() -> None:
     query = dns.message.make_query("web.corp.ts.net", "A", use_edns=1)
-    answer = dns.message.from_wire(made().answer(query.to_wire()) or b"")
+    answer = dns.message.from_wire(answered(made(), query.to_wire()))
     assert (answer.rcode(), answer.edns, answer.answer) == (dns.rcode.BADVERS, 0, [])
 
 
 def test_other_classes_are_not_ours() -> None:
     query = dns.message.make_query("web.corp.ts.net", "A", rdclass="CH")
-    answer = dns.message.from_wire(made().answer(query.to_wire()) or b"")
+    answer = dns.message.from_wire(answered(made(), query.to_wire()))
     assert answer.rcode() == dns.rcode.REFUSED
 
 
@@ -232,9 +246,7 @@ def test_no_answer_to_answers_and_to_less_than_a_header(data: bytes) -> None:
 
 
 def test_our_own_answer_is_dropped() -> None:
-    answer = made().answer(GOOD)
-    assert answer is not None
-    assert made().answer(answer) is None
+    assert made().answer(answered(made(), GOOD)) is None
 
 
 @pytest.mark.parametrize(
@@ -279,8 +291,7 @@ def test_format_errors(data: bytes) -> None:
 def test_records_that_a_query_need_not_have_are_passed_over() -> None:
     record = b"\xc0\x0c" + struct.pack(">HHIH", 1, 1, 5, 4) + bytes(4)
     named = b"\x03foo\xc0\x0c" + struct.pack(">HHIH", 16, 1, 5, 0)
-    answer = made().answer(with_counts(GOOD + record + named + OPT, 1, 1, 1, 1))
-    assert answer is not None
+    answer = answered(made(), with_counts(GOOD + record + named + OPT, 1, 1, 1, 1))
     assert told(dns.message.from_wire(answer)) == "100.64.0.2"
 
 
@@ -323,6 +334,9 @@ def test_any_question_gets_an_answer(
         query += b"\0" + struct.pack(">HHIH", 41, payload, ttl, len(options)) + options
     answer = RESOLVER.answer(query)
     assert answer is not None
+    if isinstance(answer, Elsewhere):
+        assert answer.query.key == question[:-4].lower()
+        return
     assert answer[:2] == query[:2]
     assert answer[12 : 12 + len(question)] == question
     dns.message.from_wire(answer)
@@ -331,25 +345,59 @@ def test_any_question_gets_an_answer(
 RESOLVER = made()
 
 
+# --- what was rendered already ---------------------------------------------------------------------------------------
+
+
+def test_a_query_that_differs_in_its_id_alone_gets_the_same_answer_with_its_own_id() -> None:
+    resolver = made()
+    for wire in (GOOD, with_counts(GOOD + OPT, 1, 0, 0, 1)):
+        first = answered(resolver, wire)
+        again = answered(resolver, b"\xab\xcd" + wire[2:])
+        assert again == b"\xab\xcd" + first[2:]
+    assert len(resolver._rendered) == 2
+
+
+def test_a_question_for_others_is_read_once_and_keeps_its_own_id() -> None:
+    resolver = made()
+    wire = dns.message.make_query("x.theirs.example", "A", id=7).to_wire()
+    first = resolver.answer(wire)
+    again = resolver.answer(b"\xab\xcd" + wire[2:])
+    assert isinstance(first, Elsewhere)
+    assert isinstance(again, Elsewhere)
+    assert (first.query.id, again.query.id, again.rule) == (7, 0xABCD, first.rule)
+    assert [one.text for one in again.rule.upstreams] == ["10.0.0.53"]
+    resolver.configure(self_node=ME, config=DNSConfig())
+    changed = resolver.answer(wire)
+    assert isinstance(changed, Elsewhere)
+    assert changed.rule.upstreams == ()
+
+
+def test_what_is_rendered_is_bounded() -> None:
+    resolver = made()
+    for number in range(MAX_RENDERED + 10):
+        ask(resolver, f"x{number}.corp.ts.net")
+    assert 0 < len(resolver._rendered) <= MAX_RENDERED
+
+
 # --- what a netmap changes -----------------------------------------------------------------------------------------
 
 
 def test_nothing_is_known_before_the_first_netmap() -> None:
-    assert told(ask(Resolver(), "web.corp.ts.net")) == "REFUSED"
+    assert outcome(Resolver(), "web.corp.ts.net") == "ELSEWHERE"
 
 
 @pytest.mark.parametrize("config", [None, DNSConfig(), DNSConfig(proxied=False)])
 def test_without_magic_dns_names_are_known_but_the_domain_is_not_ours(config: DNSConfig | None) -> None:
     resolver = made(config=config)
-    assert told(ask(resolver, "web.corp.ts.net")) == "100.64.0.2"
-    assert told(ask(resolver, "nobody.corp.ts.net")) == "REFUSED"
-    assert told(ask(resolver, "99.0.64.100.in-addr.arpa", "PTR")) == "REFUSED"
+    assert outcome(resolver, "web.corp.ts.net") == "100.64.0.2"
+    assert outcome(resolver, "nobody.corp.ts.net") == "ELSEWHERE"
+    assert outcome(resolver, "99.0.64.100.in-addr.arpa", "PTR") == "ELSEWHERE"
 
 
 def test_a_bare_name_has_no_domain() -> None:
     resolver = made(self_node=Node(id=1, name="me", addresses=["100.64.0.1/32"]))
-    assert told(ask(resolver, "me")) == "100.64.0.1"
-    assert told(ask(resolver, "example")) == "REFUSED"
+    assert outcome(resolver, "me") == "100.64.0.1"
+    assert outcome(resolver, "example") == "ELSEWHERE"
 
 
 @pytest.mark.parametrize(
@@ -364,21 +412,21 @@ def test_a_bare_name_has_no_domain() -> None:
 )
 def test_a_family_that_we_lack_is_hidden(ours: list[str], kind: str, answer: str) -> None:
     resolver = made(self_node=Node(id=1, name="me.corp.ts.net.", addresses=ours))
-    assert told(ask(resolver, "web.corp.ts.net", kind)) == answer
+    assert outcome(resolver, "web.corp.ts.net", kind) == answer
 
 
 def test_peers_come_change_and_go() -> None:
     resolver = made()
     late = Node(id=9, name="late.corp.ts.net.", addresses=["100.64.0.9/32"])
     resolver.update_peer(None, late)
-    assert told(ask(resolver, "late.corp.ts.net")) == "100.64.0.9"
+    assert outcome(resolver, "late.corp.ts.net") == "100.64.0.9"
     moved = Node(id=9, name="moved.corp.ts.net.", addresses=["100.64.0.10/32"])
     resolver.update_peer(late, moved)
-    assert told(ask(resolver, "late.corp.ts.net")) == "NXDOMAIN"
-    assert told(ask(resolver, "9.0.64.100.in-addr.arpa", "PTR")) == "NXDOMAIN"
-    assert told(ask(resolver, "moved.corp.ts.net")) == "100.64.0.10"
+    assert outcome(resolver, "late.corp.ts.net") == "NXDOMAIN"
+    assert outcome(resolver, "9.0.64.100.in-addr.arpa", "PTR") == "NXDOMAIN"
+    assert outcome(resolver, "moved.corp.ts.net") == "100.64.0.10"
     resolver.update_peer(moved, None)
-    assert told(ask(resolver, "moved.corp.ts.net")) == "NXDOMAIN"
+    assert outcome(resolver, "moved.corp.ts.net") == "NXDOMAIN"
 
 
 def test_two_peers_may_swap_names_and_addresses_one_after_the_other() -> None:
@@ -388,13 +436,13 @@ def test_two_peers_may_swap_names_and_addresses_one_after_the_other() -> None:
     resolver.configure(self_node=ME, config=DNSConfig(proxied=True))
     resolver.update_peer(WEB, web)
     resolver.update_peer(OLD, old)
-    assert told(ask(resolver, "web.corp.ts.net")) == "100.64.0.2"
-    assert told(ask(resolver, "old.corp.ts.net")) == "100.64.0.4"
-    assert told(ask(resolver, "2.0.64.100.in-addr.arpa", "PTR")) == "web.corp.ts.net."
-    assert told(ask(resolver, "4.0.64.100.in-addr.arpa", "PTR")) == "old.corp.ts.net."
+    assert outcome(resolver, "web.corp.ts.net") == "100.64.0.2"
+    assert outcome(resolver, "old.corp.ts.net") == "100.64.0.4"
+    assert outcome(resolver, "2.0.64.100.in-addr.arpa", "PTR") == "web.corp.ts.net."
+    assert outcome(resolver, "4.0.64.100.in-addr.arpa", "PTR") == "old.corp.ts.net."
     resolver.update_peer(web, None)
-    assert told(ask(resolver, "old.corp.ts.net")) == "NXDOMAIN"
-    assert told(ask(resolver, "web.corp.ts.net")) == "100.64.0.2"
+    assert outcome(resolver, "old.corp.ts.net") == "NXDOMAIN"
+    assert outcome(resolver, "web.corp.ts.net") == "100.64.0.2"
 
 
 def test_our_own_change_leaves_the_peers_alone() -> None:
@@ -402,16 +450,16 @@ def test_our_own_change_leaves_the_peers_alone() -> None:
     resolver.configure(
         self_node=Node(id=1, name="renamed.corp.ts.net.", addresses=["100.64.0.1/32"]), config=DNSConfig(proxied=True)
     )
-    assert told(ask(resolver, "renamed.corp.ts.net")) == "100.64.0.1"
-    assert told(ask(resolver, "me.corp.ts.net")) == "NXDOMAIN"
-    assert told(ask(resolver, "web.corp.ts.net")) == "100.64.0.2"
-    assert told(ask(resolver, "db.corp.ts.net")) == "NXDOMAIN"
+    assert outcome(resolver, "renamed.corp.ts.net") == "100.64.0.1"
+    assert outcome(resolver, "me.corp.ts.net") == "NXDOMAIN"
+    assert outcome(resolver, "web.corp.ts.net") == "100.64.0.2"
+    assert outcome(resolver, "db.corp.ts.net") == "NXDOMAIN"
 
 
 def test_an_update_forgets_all_others() -> None:
     resolver = made()
     resolver.update(self_node=ME, peers=[], config=CONFIG)
-    assert told(ask(resolver, "web.corp.ts.net")) == "NXDOMAIN"
+    assert outcome(resolver, "web.corp.ts.net") == "NXDOMAIN"
 
 
 @pytest.mark.parametrize(
@@ -427,8 +475,8 @@ def test_an_update_forgets_all_others() -> None:
 def test_a_node_without_name_or_address_is_passed_over(node: Node) -> None:
     resolver = made()
     resolver.update_peer(None, node)
-    assert told(ask(resolver, "late.corp.ts.net")) == "NXDOMAIN"
-    assert told(ask(resolver, "9.0.64.100.in-addr.arpa", "PTR")) == "NXDOMAIN"
+    assert outcome(resolver, "late.corp.ts.net") == "NXDOMAIN"
+    assert outcome(resolver, "9.0.64.100.in-addr.arpa", "PTR") == "NXDOMAIN"
     resolver.update_peer(node, None)
 
 
@@ -436,10 +484,10 @@ def test_many_nodes_of_one_name_cost_no_more_than_others() -> None:
     resolver = Resolver()
     twins = [Node(id=number, name="twin.ts.net.", addresses=["100.64.0.9/32"]) for number in range(5000)]
     resolver.update(self_node=None, peers=twins, config=None)
-    assert told(ask(resolver, "twin.ts.net")) == "100.64.0.9"
+    assert outcome(resolver, "twin.ts.net") == "100.64.0.9"
     for twin in twins:
         resolver.update_peer(twin, None)
-    assert told(ask(resolver, "twin.ts.net")) == "REFUSED"
+    assert outcome(resolver, "twin.ts.net") == "ELSEWHERE"
 
 
 @pytest.mark.parametrize(

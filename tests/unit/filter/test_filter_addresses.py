@@ -66,7 +66,6 @@ def test_nothing_is_in_nothing() -> None:
     empty = AddressSet(())
     assert not empty
     assert pack("0.0.0.0") not in empty
-    assert not empty.overlaps(pack("0.0.0.0"), pack("255.255.255.255"))
 
 
 small = st.integers(0, 30).map(lambda number: bytes((10, 0, 0, number)))
@@ -79,12 +78,6 @@ def test_a_set_holds_what_its_spans_hold(parts: list[Span]) -> None:
     for number in range(32):
         address = bytes((10, 0, 0, number))
         assert (address in addresses) == any(first <= address <= last for first, last in parts)
-
-
-@given(st.lists(small_spans, max_size=4), small_spans)
-def test_overlap(parts: list[Span], probe: Span) -> None:
-    shared = any(first <= probe[1] and probe[0] <= last for first, last in parts)
-    assert AddressSet(parts).overlaps(*probe) == shared
 
 
 @given(st.ip_addresses(), st.ip_addresses(), st.ip_addresses())

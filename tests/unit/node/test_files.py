@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -27,9 +29,10 @@ def places(tmp_path: Path) -> Places:
     return Places(tmp_path / "run", tmp_path / "state")
 
 
-def memory(content: bytes) -> int:
-    fd = os.memfd_create("netmap")
+def memory(content: bytes, seals: int = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK) -> int:
+    fd = os.memfd_create("netmap", os.MFD_ALLOW_SEALING)
     os.write(fd, content)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
     return fd
 
 
@@ -77,6 +80,29 @@ def test_a_netmap_is_bounded(places: Places, monkeypatch: pytest.MonkeyPatch) ->
     fd = memory(b"12345")
     assert "too large" in NodeFiles(places.node("web"), lasting=True).save_cache(fd)
     os.close(fd)
+
+
+def descriptors_of_all_kinds() -> dict[str, int]:
+    socket_fd, pipe_fds = socket.socket(socket.AF_INET, socket.SOCK_STREAM).detach(), os.pipe()
+    os.close(pipe_fds[1])
+    return {
+        "a socket": socket_fd,
+        "a pipe": pipe_fds[0],
+        "a device": os.open("/dev/zero", os.O_RDONLY),
+        "a directory": os.open("/", os.O_RDONLY),
+        "a file": os.open(__file__, os.O_RDONLY),
+        "a path": os.open(__file__, os.O_PATH),
+        "memory that may still change": memory(b"the netmap", seals=0),
+        "memory that may still be written to": memory(b"the netmap", fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK),
+    }
+
+
+def test_nothing_but_sealed_memory_is_read(places: Places) -> None:
+    node = NodeFiles(places.node("web"), lasting=True)
+    for what, fd in descriptors_of_all_kinds().items():
+        assert node.save_cache(fd) != "", what
+        os.close(fd)
+    assert node.open_cache() == -1
 
 
 def test_what_is_mounted_inside_is_written_in_place(places: Places) -> None:

@@ -199,10 +199,11 @@ def test_becoming_active_asks_at_once() -> None:
     async def test() -> None:
         async with StunServer(0.0) as server, Finder() as finder:
             finder.home.set_map(derp_map(r1=server.node()))
-            await until(lambda: server.asked == 1 and not finder.home._netcheck.running)
+            await until(lambda: server.asked and not finder.home._netcheck.running)
             await asyncio.sleep(0.05)
+            before = server.asked  # on a busy machine a question is asked again before its answer has been read
             finder.home.active = True
-            await until(lambda: server.asked == 2)
+            await until(lambda: server.asked > before)
 
     run(test)
 

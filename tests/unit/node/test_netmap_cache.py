@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from tsns import slices
+from tsns.control import cache as control_cache
 from tsns.control.cache import dump, load
 from tsns.control.netmap import NetMap
 from tsns.keys import NodePublic
 from tsns.node import netmap_cache
 from tsns.node.netmap_cache import NetmapCache, read
 from tsns.proto.types import MapResponse, Node
+from tsns.steps import Steps
 
 NOW = 1_800_000_000.0
 OURS = NodePublic(b"\x01" * 32)
@@ -57,6 +60,40 @@ def test_a_burst_is_written_once_and_no_news_never(monkeypatch: pytest.MonkeyPat
         assert len(keeper.contents) == 2
         await cache.clear()
         assert keeper.contents[2:] == [b""]
+        task.cancel()
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("cleared", [True, False])
+def test_what_is_just_being_collected(monkeypatch: pytest.MonkeyPatch, cleared: bool) -> None:
+    """It takes many slices, amid which the node may end or be logged out."""
+    monkeypatch.setattr(netmap_cache, "FIRST_AFTER_S", 0.0)
+    monkeypatch.setattr(slices, "SLICE_S", 0.0)
+    begun, dumping = asyncio.Event(), control_cache.dumping
+
+    def watched(netmap: NetMap) -> Steps[bytes | None]:
+        begun.set()
+        return (yield from dumping(netmap))
+
+    monkeypatch.setattr(control_cache, "dumping", watched)
+
+    async def play() -> None:
+        keeper, netmap = Keeper(), NetMap()
+        cache = NetmapCache(keeper.save)
+        task = asyncio.create_task(cache.run())
+        peers = [node(number) for number in range(2, 250)]
+        cache.note(netmap, netmap.apply(MapResponse(node=node(1), peers=peers), NOW))
+        async with asyncio.timeout(2):
+            await begun.wait()
+        assert keeper.contents == []
+        if cleared:
+            await cache.clear()
+            await asyncio.sleep(0.05)
+            assert keeper.contents == [b""], "and nothing of it afterwards"
+        else:
+            await cache.finish()
+            assert len(load(keeper.contents[0], OURS).peers or ()) == len(peers)
         task.cancel()
 
     asyncio.run(play())

@@ -316,6 +316,70 @@ def test_echo(source: bytes, destination: bytes, asks: int, answers: int, protoc
         assert slow_checksum(pseudo + body) == 0
 
 
+# --- what ICMP errors are about ------------------------------------------------------------------------------------
+
+
+def error_about(quote: bytes) -> bytes:
+    """An ICMP error that quotes this."""
+    if quote[:1] and quote[0] >> 4 == 6:
+        return build(58, B6, A6, bytes((1, 4)) + bytes(6) + quote)
+    return build(1, B4, A4, bytes((3, 3)) + bytes(6) + quote)
+
+
+@pytest.mark.parametrize(
+    ("quote", "found"),
+    [
+        (build(17, A4, B4, UDP), (17, A4, B4, 5000, 53)),
+        (build(6, A6, B6, TCP), (6, A6, B6, 40000, 22)),
+        (build(17, A4, B4, UDP)[:24], (17, A4, B4, 5000, 53)),
+        (build(17, A4, B4, UDP)[:23], None),
+        (build(1, A4, B4, bytes(8)), (1, A4, B4, None, None)),
+        (fragment_v4(build(17, A4, B4, UDP), offset=1, more=False), (17, A4, B4, None, None)),
+        (fragment_v4(build(17, A4, B4, UDP), offset=0, more=True), (17, A4, B4, 5000, 53)),
+        (fragment_v6(17, UDP, offset=0, more=True), (17, A6, B6, 5000, 53)),
+        (fragment_v6(17, UDP, offset=2, more=True), (17, A6, B6, None, None)),
+        (fragment_v6(17, UDP, offset=0, more=True)[:47], None),
+        (fragment_v6(60, UDP, offset=0, more=True), None),
+        (build(60, A6, B6, bytes(8)), None),
+        (build(0, A4, B4, bytes(8)), None),
+        (b"\x44" + build(17, A4, B4, UDP)[1:], None),
+        (build(17, A4, B4, UDP)[:19], None),
+        (build(17, A6, B6, UDP)[:39], None),
+        (b"\x15" + bytes(40), None),
+        (b"", None),
+    ],
+)
+def test_what_an_error_quotes(quote: bytes, found: tuple[object, ...] | None) -> None:
+    error = error_about(quote)
+    fields = packets.decode(error)
+    assert fields is not None
+    assert packets.quoted(error, fields) == found
+
+
+@given(st.binary(max_size=80), st.sampled_from([0x45, 0x4F, 0x60]))
+def test_no_quote_raises(rest: bytes, first: int) -> None:
+    error = error_about(bytes((first,)) + rest)
+    fields = packets.decode(error)
+    assert fields is not None
+    packets.quoted(error, fields)
+
+
+@pytest.mark.parametrize(
+    ("data", "carries"),
+    [
+        (build(17, A4, B4, UDP), True),
+        (build(17, A6, B6, UDP), True),
+        (build(6, A4, B4, UDP), False),
+        (build(6, A6, B6, UDP), False),
+        (build(17, A4, B4, b"1" + UDP), False),
+        (b"\x46" + build(17, A4, B4, UDP)[1:], False),
+        (b"", False),
+    ],
+)
+def test_what_udp_carries(data: bytes, carries: bool) -> None:
+    assert packets.udp_carries(data, b"ask!") is carries
+
+
 # --- TSMP ----------------------------------------------------------------------------------------------------------
 
 

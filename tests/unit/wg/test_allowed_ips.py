@@ -32,6 +32,22 @@ def test_the_longest_prefix_wins() -> None:
         assert allowed.lookup(pack(address)) == peer
 
 
+def test_whether_more_than_a_default_route_leads_there() -> None:
+    allowed = table(exit="0.0.0.0/0 ::/0", subnet="10.1.0.0/16", host="192.0.2.1 fd7a::1")
+    for address, is_covered in (
+        ("8.8.8.8", False),
+        ("10.1.2.3", True),
+        ("10.2.2.3", False),
+        ("192.0.2.1", True),
+        ("192.0.2.2", False),
+        ("fd7a::1", True),
+        ("fd7a::2", False),
+    ):
+        assert allowed.covers(pack(address)) == is_covered
+        assert allowed.lookup(pack(address)) is not None
+    assert not allowed.covers(b"12345")
+
+
 def test_families_do_not_mix() -> None:
     assert table(exit="0.0.0.0/0").lookup(pack("::1")) is None
     assert table(exit="::/0").lookup(pack("1.1.1.1")) is None

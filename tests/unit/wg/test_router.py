@@ -20,21 +20,24 @@ from tests.unit.wg.shuttle import (
     udp,
 )
 from tsns.disco.messages import MAGIC as DISCO_MAGIC
+from tsns.filter.opening import refusal_text
 from tsns.filter.packet_filter import Drop as FilterDrop
 from tsns.filter.packet_filter import PacketFilter as RealFilter
 from tsns.keys import DiscoPrivate, NodePrivate, NodePublic
-from tsns.paths.peer_paths import DISCO_STRANGER
+from tsns.paths.peer_paths import DISCO_STRANGER, Reach
 from tsns.proto.addresses import Prefix
-from tsns.proto.packets import RejectReason, build, tsmp_disco_key
+from tsns.proto.packets import TCP_ACK, TCP_RST, RejectReason, build, parse, tsmp_disco_key, tsmp_reject
 from tsns.proto.types import FilterRule
 from tsns.proto.virtio import frame_of
 from tsns.ways import DerpPath, SendDerp, SendUdp, Train, UdpPath
 from tsns.wg.device import Device, SessionUp
 from tsns.wg.drops import Drop
+from tsns.wg.masquerade import Masquerade
 from tsns.wg.router import (
     FILTERED_IN,
     FILTERED_OUT,
     NO_PATH,
+    OWN_DISCO,
     TSMP_UNKNOWN,
     Output,
     PacketFilter,
@@ -203,6 +206,7 @@ def with_rules(*local: bytes) -> RealFilter:
 
 
 def test_a_refused_connection_is_told_to_who_began_it() -> None:
+    """The engine hears of it, and so does the program: from the other end, as it seems to it."""
     pair = Pair(with_rules(A_ADDRESS), with_rules(B_ADDRESS, B_ADDRESS6))
     pair.send(pair.a, syn(A_ADDRESS, B_ADDRESS))
     [rejected] = [event for event in pair.a.events if isinstance(event, Rejected)]
@@ -210,10 +214,46 @@ def test_a_refused_connection_is_told_to_who_began_it() -> None:
     reject = rejected.reject
     assert (reject.source, reject.destination, reject.destination_port) == (A_ADDRESS, B_ADDRESS, 80)
     assert reject.reason == RejectReason.ACL
-    assert pair.a.written == pair.b.written == []
+    assert pair.b.written == []
+    [reset] = map(parse, pair.a.written)
+    assert reset is not None
+    assert (reset.source, reset.source_port, reset.destination) == (B_ADDRESS, 80, A_ADDRESS)
+    assert reset.tcp_flags == TCP_RST | TCP_ACK
+    assert pair.a.router.counters[refusal_text(RejectReason.ACL)] == 1
     pair.a.events.clear()
     pair.send(pair.a, syn(A_ADDRESS6, B_ADDRESS6))  # Tailscale tells it on IPv4 only
     assert pair.a.events == []
+    assert len(pair.a.written) == 1
+
+
+def test_a_connection_to_what_is_not_routed_here_any_more_is_refused_too() -> None:
+    pair = Pair(with_rules(A_ADDRESS), with_rules(B_ADDRESS6))
+    pair.send(pair.a, syn(A_ADDRESS, B_ADDRESS), A_TO_B)
+    [rejected] = [event for event in pair.a.events if isinstance(event, Rejected)]
+    assert rejected.reject.reason == RejectReason.ACL
+    assert pair.b.router.counters[f"{FILTERED_IN}{FilterDrop.NOT_OURS}"] == 2
+
+
+def test_a_refusal_of_what_nobody_asked_for_reaches_no_program() -> None:
+    pair = Pair()
+    stands = parse(build(6, B_ADDRESS, A_ADDRESS, syn(B_ADDRESS, A_ADDRESS)[20:]))
+    assert stands is not None
+    pair.do(pair.a, send_to(pair, tsmp_reject(stands, RejectReason.ACL)))
+    assert [type(event) for event in pair.b.events] == [SessionUp, Rejected]
+    assert pair.b.written == []
+
+
+@pytest.mark.parametrize(("source", "destination"), [(A_ADDRESS, B_ADDRESS), (A_ADDRESS6, B_ADDRESS6)])
+def test_our_own_search_for_paths_never_goes_through_the_tunnel(source: bytes, destination: bytes) -> None:
+    pair = Pair()
+    ours, theirs = (
+        udp(source, destination, DISCO_MAGIC + DiscoPrivate.generate(entropy(seed)(32)).public.raw + bytes(60))
+        for seed in (21, 22)
+    )
+    pair.send(pair.a, ours, theirs)
+    assert pair.a.router.counters[f"{FILTERED_OUT}{OWN_DISCO}"] == 1
+    assert pair.b.router.counters[f"{FILTERED_IN}{OWN_DISCO}"] == 1
+    assert pair.b.written == []
 
 
 def test_a_ping_is_answered_below_the_host() -> None:
@@ -335,3 +375,35 @@ def test_no_bytes_of_a_stranger_raise(way: str, data: list[bytes]) -> None:
         pair.a.router.inbound_derp(1, [(pair.b.key.public, each) for each in data], 0.0)
     pair.a.router.outbound(map(frame_of, data), 0.0)
     assert pair.a.written == []
+
+
+def test_a_peer_that_speaks_wireguard_only_is_told_nothing_by_tsmp() -> None:
+    """Its system would answer that it does not know the protocol."""
+    opening = syn(A_ADDRESS, B_ADDRESS)
+    for plain in (False, True):
+        pair = Pair(b_filter=RealFilter())
+        assert isinstance(pair.b.router._filter, RealFilter)
+        pair.b.router._filter.update([], [Prefix(B_ADDRESS, 32)], shields_up=False, capability_holders=lambda _: ())
+        pair.b.router.paths.set_peer(pair.a.key.public, Reach(None, [], None if plain else 7, plain=plain), pair.now)
+        pair.b.router.set_path(pair.a.key.public, DerpPath(7))
+        pair.send(pair.a, opening)
+        pair.ping()
+        assert (pair.a.events == [SessionUp(pair.b.key.public)]) == plain, pair.a.events
+
+
+def test_who_knows_us_by_another_address_reaches_us_and_is_answered_by_it() -> None:
+    """The filter judges what the host sees: flows of ours, and rules for our own addresses."""
+    worn = bytes((100, 101, 102, 103))
+    pair = Pair(a_filter=RealFilter())
+    assert isinstance(pair.a.router._filter, RealFilter)
+    pair.a.router._filter.update([], [Prefix(A_ADDRESS, 32)], shields_up=False, capability_holders=lambda _: ())
+    pair.b.device.set_peer(pair.a.key.public, [Prefix(worn, 32)])
+    pair.a.device.set_masquerade(pair.b.key.public, Masquerade([(A_ADDRESS, worn)]))
+    pair.send(pair.a, udp(A_ADDRESS, B_ADDRESS))
+    assert pair.b.written == [udp(worn, B_ADDRESS)]
+    answer = bytes.fromhex("2000 1000 000d 0000") + b"hello"
+    pair.send(pair.b, build(17, B_ADDRESS, worn, answer))
+    assert pair.a.written == [build(17, B_ADDRESS, A_ADDRESS, answer)]
+    pair.a.device.set_masquerade(pair.b.key.public, None)
+    pair.send(pair.a, udp(A_ADDRESS, B_ADDRESS))
+    assert len(pair.b.written) == 1, "the peer knows nobody by our own address"
