@@ -5,8 +5,8 @@ comes belongs to the place of, first line that applies:
 
     a flow that is known       whichever place has sent in it, or been given its first packet
     a port that was published  (`publish`)
-    a port of a slice          what a place began, and has not sent in for so long that it was forgotten
     a port somebody listens on `Ask`ed for once; packets of a port that is being asked for wait, bounded in number and time
+    a port of a slice          what a place began, and has not sent in for so long that it was forgotten
     anything else              the node's own namespace, OWN: it answers pings, and refuses what nobody wants
 
 An ICMP error belongs to the flow that it is about. A later fragment goes where its first one went.
@@ -89,16 +89,15 @@ class Sharing:
         self._published: dict[_Listener, int] = {}
         self._flows: OrderedDict[_Flow, int] = OrderedDict()
         self._fragmented: OrderedDict[bytes, int] = OrderedDict()
-        self._listeners: OrderedDict[_Listener, tuple[int, float]] = (
-            OrderedDict()
-        )  # place, and until when that is believed
+        # The place, or None where nobody listens, and until when that is believed.
+        self._listeners: OrderedDict[_Listener, tuple[int | None, float]] = OrderedDict()
         self._held: dict[_Listener, tuple[float, list[Frame]]] = {}  # until when, and what waits
         self._held_count = 0
 
     # --- places ----------------------------------------------------------------------------------------------------
 
     def add(self, place: int, ports: range) -> None:
-        """There is this place, which begins flows from these ports of its own (empty: from any)."""
+        """There is this place, which begins flows from these ports of its own (empty: from any); or it has other ports now."""
         self._slices[place] = ports
         self._forget_listeners()
 
@@ -180,12 +179,9 @@ class Sharing:
         published = self._published.get(listener)
         if published is not None:
             return published
-        for place, ports in self._slices.items():
-            if port in ports:
-                return place
         known = self._listeners.get(listener)
         if known is not None and now < known[1]:
-            return known[0]
+            return known[0] if known[0] is not None else self._beginning_at(port)
         if self._held_count >= MAX_HELD_FRAMES:
             self.counters.add(HELD_TOO_MANY, packets_in(frame))
             return None
@@ -196,11 +192,15 @@ class Sharing:
         self._held_count += 1
         return None
 
+    def _beginning_at(self, port: int) -> int:
+        """Whose slice this port is of."""
+        return next((place for place, ports in self._slices.items() if port in ports), OWN)
+
     def answer(self, protocol: int, port: int, place: int | None, now: float) -> list[Output]:
-        """Somebody listens in this place, or (None) nobody does: the node's own namespace says so to whoever asks."""
+        """Somebody listens in this place, or (None) nobody does."""
         listener = protocol, port
-        known = place if place is not None and place in self._slices else OWN
-        self._listeners[listener] = known, now + (NOBODY_S if place is None else LISTENER_S)
+        known = place if place in self._slices else None
+        self._listeners[listener] = known, now + (NOBODY_S if known is None else LISTENER_S)
         self._listeners.move_to_end(listener)
         while len(self._listeners) > MAX_LISTENERS:
             self._listeners.popitem(last=False)

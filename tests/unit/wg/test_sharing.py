@@ -83,8 +83,19 @@ def test_an_answer_goes_to_who_asked(node: Node, place: int, out: bytes, back: b
     assert node.gets(back) == [place]
 
 
-def test_without_a_flow_the_slice_says_whose_port_it_is(node: Node) -> None:
-    assert node.gets(udp(THEM, 53, US, 45000), udp(THEM, 53, US, 55000), udp(THEM, 53, US, 33000)) == [WEB, DB, OWN]
+@pytest.mark.parametrize(("port", "place"), [(45000, WEB), (55000, DB), (33000, OWN)])
+def test_without_a_flow_the_slice_says_whose_port_it_is_where_nobody_listens(
+    node: Node, port: int, place: int
+) -> None:
+    late = udp(THEM, 53, US, port)
+    assert node.gets(late) == [Ask(Protocol.UDP, port)]
+    assert node.sharing.answer(Protocol.UDP, port, None, NOW) == [Put(place, [frame_of(late)])]
+
+
+def test_who_listens_on_a_port_of_anothers_slice_is_found(node: Node) -> None:
+    knock = tcp(THEM, 5000, US, 50051)
+    assert node.gets(knock) == [Ask(Protocol.TCP, 50051)]
+    assert node.sharing.answer(Protocol.TCP, 50051, WEB, NOW) == [Put(WEB, [frame_of(knock)])]
 
 
 def test_pings_and_what_nobody_knows_are_the_nodes_own(node: Node) -> None:
