@@ -75,6 +75,7 @@ class Resolver:
         self._nodes = HostTable()
         self._extra = HostTable()
         self._self: Host | None = None
+        self._search: list[bytes] = []
         self._rendered: dict[tuple[bytes, bool], bytes | Elsewhere] = {}  # by query, both without their ids
         self.configuration = Configuration()
 
@@ -109,6 +110,7 @@ class Resolver:
         self._extra = HostTable()
         for extra in extra_hosts((config.extra_records if config else None) or ()):
             self._extra.add(extra)
+        self._search = [key_of(domain) for domain in search_domains(config if accept else None)]
         former, self.configuration = (
             self.configuration,
             configuration(config if accept else None, self_node, exit_node, host),
@@ -154,6 +156,25 @@ class Resolver:
         data = render(question, answer, over_tcp=over_tcp)
         self._remember(query, over_tcp, data[2:])
         return data
+
+    def complete(self, query: bytes, *, over_tcp: bool = False) -> bytes | None:
+        """The answer for a name that the tailnet's search domains make a node's; None where none of them does.
+
+        For askers whose C library does not look for short names with search domains, as musl's with `ndots:0`.
+        """
+        header = read_header(query)
+        if header is None or not is_query(header[1]):
+            return None
+        try:
+            question = read_query(query)
+        except FormatError:
+            return None
+        for domain in self._search if question.is_internet else ():
+            key = question.key[:-1] + domain
+            host = self._extra.named(key) or self._node_named(key)
+            if host is not None:
+                return render(question, self._of_host(question, host), over_tcp=over_tcp)
+        return None
 
     def _remember(self, query: bytes, over_tcp: bool, found: bytes | Elsewhere) -> None:
         if len(query) <= MAX_RENDERED_QUERY_BYTES:

@@ -106,9 +106,7 @@ def start(config: NodeConfig, where: Places, progress: Callable[[str], None], *,
 
 def join(name: str, where: Places, progress: Callable[[str], None] = lambda _: None, timeout_s: float = 60.0) -> Entry:
     """An entry to a node that runs; UserError when it does not."""
-    connection = _connect(where.node(name))
-    if connection is None:
-        raise _not_running(name)
+    connection = connect(name, where)
     try:
         messages.send(connection, {"ask": "join"})
         return _await_ready(connection, name, timeout_s, progress)
@@ -128,9 +126,7 @@ def change(
     timeout_s: float = 60.0,
 ) -> None:
     """Have a node that runs go by other settings; UserError when it does not run, or cannot."""
-    connection = _connect(where.node(name))
-    if connection is None:
-        raise _not_running(name)
+    connection = connect(name, where)
     try:
         messages.send(connection, {"ask": "set", "settings": dict(settings)})
         _await_ready(connection, name, timeout_s, progress).close()
@@ -140,6 +136,14 @@ def change(
     except BaseException:
         connection.close()
         raise
+
+
+def connect(name: str, where: Places) -> socket.socket:
+    """A connection to the keeper of a node that runs; UserError when it does not."""
+    connection = _connect(where.node(name))
+    if connection is None:
+        raise _not_running(name)
+    return connection
 
 
 class _BusyError(Exception):
@@ -190,9 +194,7 @@ def _await_ready(connection: socket.socket, name: str, timeout_s: float, progres
 
 def stop(name: str, where: Places, *, logout: bool = False) -> None:
     """Stop a running node and wait until everything of it is removed; UserError when it does not run."""
-    connection = _connect(where.node(name))
-    if connection is None:
-        raise _not_running(name)
+    connection = connect(name, where)
     with connection:
         messages.send(connection, {"ask": "stop", "logout": logout})
         connection.settimeout(STOP_PATIENCE_S)

@@ -38,10 +38,10 @@ class Client:
 
 
 class Clients:
-    """Accepts, hears and answers; `on_request` gets each message, `on_leave` is called when a connection is gone."""
+    """Accepts, hears and answers; `on_request` gets each message and its descriptors, which are closed then, `on_leave` is called when a connection is gone."""
 
     def __init__(
-        self, watch: Watch, on_request: Callable[[Client, Message], None], on_leave: Callable[[], None]
+        self, watch: Watch, on_request: Callable[[Client, Message, Sequence[int]], None], on_leave: Callable[[], None]
     ) -> None:
         self._watch = watch
         self._on_request = on_request
@@ -76,9 +76,11 @@ class Clients:
         except (EOFError, OSError, ValueError):
             self.drop(client)
             return
-        for fd in fds:
-            os.close(fd)  # nobody has anything to hand to us
-        self._on_request(client, message)
+        try:
+            self._on_request(client, message, fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
 
     @property
     def anybody_waiting(self) -> bool:

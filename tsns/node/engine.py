@@ -48,6 +48,7 @@ from tsns.node.pings import Pings
 from tsns.node.reachability import Reachability
 from tsns.node.routing import Routing
 from tsns.node.rules import EVERY_RULE, applying_rules
+from tsns.node.shared_places import SharedPlaces
 from tsns.node.status import named, reporting
 from tsns.node.whois_api import Whois
 from tsns.paths.netcheck import Report
@@ -61,6 +62,7 @@ from tsns.steps import Steps, finish
 from tsns.wg.device import Device
 from tsns.wg.engines import choose, maker
 from tsns.wg.router import NO_PATH, Event, Pong, Router, StunReply
+from tsns.wg.sharing import OWN
 from tsns.wg.socket import TunPump, boot_time
 
 LOGOUT_TIMEOUT_S: Final = 2.0  # all of the end is to take 3 s at most
@@ -129,6 +131,7 @@ class Engine:
         )
         self._pings = Pings()
         self._names = NameService(self._keeper, self._device, tls, accept=config.accept_dns)
+        self._places = SharedPlaces(self._keeper, self._names)
         self._whois = Whois()
         self._pump: TunPump | None = None
         self._node_private = node_private
@@ -213,6 +216,7 @@ class Engine:
         if self._pump is not None:
             self._pump.close()
         await self._api.close()
+        await self._places.close()
         await self._names.close()
         await self._derp.close()
 
@@ -479,7 +483,9 @@ class Engine:
             send_derp=self._send_derp,
             event=self._on_event,
             tun_lost=self._on_tun_lost,
+            who_listens=self._places.who_listens,
         )
+        self._places.set_tuns(self._pump.tuns)
         self._device.make_transport = maker(self._data_plane, join_udp=self._pump.offloads.tun_udp)
         self._arrange_reading()
         self._pump.start()
@@ -488,7 +494,10 @@ class Engine:
         self._spawn(self._names.run([socket.socket(fileno=fd) for fd in dns]))
         self._namespace_made.set()
 
-    def _on_tun_lost(self, _place: int) -> None:
+    def _on_tun_lost(self, place: int) -> None:
+        if place != OWN:
+            self._places.lost(place)
+            return
         self._warn("tun", "the TUN device was removed from the namespace: nothing reaches this node")
 
     async def _configure_network(self) -> None:
@@ -573,12 +582,17 @@ class Engine:
         peers = answer["peers"]
         inside = await self._keeper.ask("inside")
         internet = inside.get("internet") or {}
+        attached = inside.get("attachments", [])
         return {
             **answer,
-            "health": answer["health"] + list(filter(None, [internet.get("error")])),
+            "health": answer["health"]
+            + list(filter(None, [internet.get("error"), *(each["error"] for each in attached)])),
             "internet": {key: bool(internet.get(key)) for key in ("wanted", "up")},
             "netns": str(inside.get("netns", "")),
-            "attached": inside.get("processes", []),
+            "attached": [
+                *({key: each[key] for key in ("kind", "id", "name")} for each in attached),
+                *inside.get("processes", []),
+            ],
             "hostname": self._config.hostname or self._config.name,
             "pid": os.getpid(),
             "rx_bytes": sum(peer["rx_bytes"] for peer in peers),

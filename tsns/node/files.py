@@ -133,12 +133,12 @@ class NodeFiles:
     def write_resolv(self, search: list[str], *, magic_dns: bool) -> None:
         """What commands inside see as resolv.conf."""
         domains = resolv.checked_search(search) if magic_dns else []
-        _write_in_place(self._places.resolv, resolv.render(domains, magic_dns=magic_dns))
+        write_in_place(self._places.resolv, resolv.render(domains, magic_dns=magic_dns))
 
     def write_nsswitch(self) -> None:
         """What commands inside see as nsswitch.conf: the host's, less its ways around DNS."""
         host = Path(mounts.NSSWITCH_PATH)
-        _write_in_place(self._places.nsswitch, mounts.nsswitch(host.read_text() if host.exists() else ""))
+        write_in_place(self._places.nsswitch, mounts.nsswitch(host.read_text() if host.exists() else ""))
 
 
 def belongs_elsewhere(name: str, server: str) -> UserError:
@@ -165,7 +165,7 @@ def settings(config: NodeConfig) -> Mapping[str, Any]:
     return {key: value for key, value in config.to_message().items() if key not in NO_SETTING}
 
 
-def _write_in_place(path: Path, text: str) -> None:
+def write_in_place(path: Path, text: str) -> None:
     """Not by another file: commands inside have this very one mounted. Not for nothing either: for a moment it is empty."""
     with contextlib.suppress(OSError, ValueError):
         if path.read_text() == text:

@@ -27,10 +27,12 @@ from tsns.error import UserError
 from tsns.netns import anchor, forwarding, linux, namespace, netlink, routes, tun, user_namespace
 from tsns.netns.underlay import add_udp_sockets
 from tsns.node import engine_life, leftovers, messages, uplink
+from tsns.node.attachments import Attachments
 from tsns.node.clients import Client, Clients, listening_socket
 from tsns.node.engine import Given
 from tsns.node.engine_process import EngineProcess
 from tsns.node.files import NodeFiles, refused_change, settings
+from tsns.node.inhabitants import Inhabitants
 from tsns.node.inside_names import InsideNames
 from tsns.node.live_settings import LiveChanges, changed, difference
 from tsns.node.logfile import LogFile, LogPipe
@@ -45,10 +47,7 @@ RESTART_FIRST_S: Final = 0.02
 RESTART_MAX_S: Final = 5.0
 STEADY_AFTER_S: Final = 10.0  # an engine that lived that long may fail afresh
 MAX_FIRST_FAILURES: Final = 3  # engines that died before the node ever was ready
-SCAN_FIRST_S: Final = 0.05
-SCAN_MAX_S: Final = 2.0
 NOTE_TIME_EVERY_S: Final = 3600.0
-MAX_LISTED: Final = 200  # processes inside
 MAX_TEXT: Final = 2000  # characters of what the engine wants a person to read
 MAX_NAME: Final = 253  # characters of what it calls itself
 LOG_FORMAT: Final = "%(asctime)s %(levelname).1s %(name)s: %(message)s"
@@ -68,13 +67,13 @@ class Keeper:
         self._files = NodeFiles(places, lasting=lasting)
         self._log = LogPipe(LogFile(self._files.home / "log"))
         self._watch = Watch()
-        self._clients = Clients(self._watch, self._on_request, self._scan_soon)
+        self._inhabitants = Inhabitants(self._watch, self._needed, self._end_soon)
+        self._clients = Clients(self._watch, self._on_request, self._inhabitants.look_soon)
         self._engine = EngineProcess(self._watch, self._on_engine, self._on_engine_end)
         self._uplink = Uplink(self._watch, self._answer_if_ready)
         self._names = InsideNames(self._watch, places, self._files, self._engine)
+        self._attachments = Attachments(self._watch, places, self._engine.tell, self._inhabitants.look_soon)
         self._namespace: namespace.Made | None = None
-        self._commands = 0  # that went inside and have not ended
-        self._scan_delay_s = SCAN_FIRST_S
         self._failures = 0
         self._restart_delay_s = RESTART_FIRST_S
         self._ready = False
@@ -131,7 +130,8 @@ class Keeper:
     def _make_namespace(self) -> None:
         began = time.monotonic()
         self._namespace = anchor.make(self._places.namespace, map_root=self._config.map_root)
-        self._inside = namespace.identity(self._namespace.namespace)
+        self._inhabitants.made(self._namespace.namespace)
+        self._attachments.made(self._namespace.namespace)
         if self._config.exit_node:
             routes.hold(self._namespace.namespace, exit_node=True)
         if self._config.carries:
@@ -156,6 +156,7 @@ class Keeper:
         self._note_time()
         self._uplink.close()
         self._log.drain()
+        self._attachments.end()
         if self._namespace is not None:
             os.close(self._namespace.tun)
         if not self._was_ready and self._identity is not None and self._identity.control_url is None:
@@ -165,7 +166,7 @@ class Keeper:
 
     # --- clients
 
-    def _on_request(self, client: Client, message: Message) -> None:
+    def _on_request(self, client: Client, message: Message, fds: Sequence[int]) -> None:
         match message.get("ask"):
             case "run":
                 self._on_run(client, message)
@@ -175,6 +176,12 @@ class Keeper:
                 self._await_ready(client)
             case "entered":
                 self._on_entered(client)
+            case "attach":
+                self._on_attach(client, message, fds)
+            case "detach":
+                self._on_detach(client, str(message.get("key")))
+            case "attachments":
+                self._clients.reply(client, {"attachments": self._attachments.listed()})
             case "stop":
                 self._logout = self._logout or message.get("logout") is True
                 self._ending = True
@@ -234,6 +241,7 @@ class Keeper:
             self._change_search(self._search)
         if config.exit_node != before.exit_node and self._namespace is not None:
             routes.hold(self._namespace.namespace, exit_node=bool(config.exit_node))
+            self._attachments.hold(exit_node=bool(config.exit_node))
         if config.carries != before.carries and self._namespace is not None:
             forwarding.apply(self._namespace.namespace, wanted=config.carries)
         self._adapt_uplink()
@@ -278,40 +286,41 @@ class Keeper:
     def _on_entered(self, client: Client) -> None:
         pidfd = client.pidfd()
         if pidfd is not None:
-            self._commands += 1
-            self._watch.reader(pidfd, lambda: self._on_command_end(pidfd))
+            self._inhabitants.entered(pidfd)
         self._clients.drop(client)
 
-    def _on_command_end(self, pidfd: int) -> None:
-        self._watch.forget(pidfd)
-        os.close(pidfd)
-        self._commands -= 1
-        self._scan_soon()
-
     def _needed(self) -> bool:
-        return bool(self._commands or self._clients.anybody_waiting or (self._lasting and self._was_ready))
+        return bool(self._clients.anybody_waiting or self._attachments or (self._lasting and self._was_ready))
 
-    def _scan_soon(self) -> None:
-        if not self._needed() and not self._watch.has_moment("scan"):
-            self._scan_delay_s = SCAN_FIRST_S
-            self._watch.at("scan", time.monotonic(), self._scan)
+    def _on_attach(self, client: Client, message: Message, fds: Sequence[int]) -> None:
+        try:
+            self._attachments.attach(message, fds)
+        except UserError as error:
+            self._clients.reply(client, {"error": error.message, "hint": error.hint})
+        except OSError as error:
+            self._clients.reply(client, {"error": f"it cannot be attached: {error}", "hint": self._see_log()})
+        else:
+            self._clients.reply(client, {"attached": {"key": message["key"], **self._known_as}})
 
-    def _scan(self) -> None:
-        """The command's end is not the end: its descendants may live on."""
-        if self._needed():
-            return
-        # Twice, since a fork may slip past one pass over /proc.
-        if self._namespace is None or not (namespace.inside(self._inside) or namespace.inside(self._inside)):
-            self._ending = True
-            return
-        self._watch.at("scan", time.monotonic() + self._scan_delay_s, self._scan)
-        self._scan_delay_s = min(2 * self._scan_delay_s, SCAN_MAX_S)
+    def _on_detach(self, client: Client, key: str) -> None:
+        try:
+            found = self._attachments.detach(key)
+        except OSError as error:
+            self._clients.reply(client, {"error": f"it cannot be detached: {error}", "hint": self._see_log()})
+        else:
+            self._clients.reply(client, {"detached": key, "found": found})
+
+    def _see_log(self) -> str:
+        return f"see its log: {self._files.home / 'log'}"
 
     def _inside_now(self) -> Message:
-        pids = namespace.inside(self._inside) if self._namespace is not None else []
-        processes = [{"kind": "process", "id": str(pid), "name": _command_name(pid)} for pid in pids[:MAX_LISTED]]
         internet = {"wanted": self._config.with_internet, "up": self._uplink.is_up, "error": self._uplink.error}
-        return {"netns": self._named_namespace(), "processes": processes, "internet": internet}
+        return {
+            "netns": self._named_namespace(),
+            "processes": self._inhabitants.listed(),
+            "attachments": self._attachments.listed(),
+            "internet": internet,
+        }
 
     def _named_namespace(self) -> str:
         """A path of the namespace: its name in the file system, or where there is none, our descriptor of it."""
@@ -351,6 +360,7 @@ class Keeper:
         if self._namespace is not None:
             self._engine.tell({"give": "tun"}, [self._namespace.tun, *self._namespace.dns])
             self._names.tell()
+            self._attachments.tell()
 
     def _on_engine(self, message: Message, fds: Sequence[int]) -> None:
         """The engine's words. Nothing here believes them further than it has checked."""
@@ -378,6 +388,9 @@ class Keeper:
                 self._change_search([str(domain) for domain in search])
             case {"ask": "sockets"}:
                 self._names.sockets(message)
+            case {"ask": "listening", "protocol": int(protocol), "port": int(port)}:
+                place = self._attachments.listening(protocol, port)
+                self._engine.tell({"done": "listening", "error": "", "place": place})
             case {"ask": "listeners", "addresses": list(addresses)}:
                 self._names.listeners([str(address) for address in addresses])
             case {"ask": "cache"} if len(fds) == 1:
@@ -409,7 +422,7 @@ class Keeper:
         self._changes.engine_ended(how)
         self._failures = 1 if lived_s > STEADY_AFTER_S else self._failures + 1
         if not self._was_ready and self._failures >= MAX_FIRST_FAILURES:
-            self._fail("the node's engine failed at its start", f"see its log: {self._files.home / 'log'}")
+            self._fail("the node's engine failed at its start", self._see_log())
             return
         self._restart_delay_s = (
             RESTART_FIRST_S if self._failures <= 1 else min(2 * self._restart_delay_s, RESTART_MAX_S)
@@ -436,6 +449,7 @@ class Keeper:
     def _set_search(self, search: list[str]) -> None:
         self._search = search
         self._files.write_resolv(search, magic_dns=self._config.accept_dns)
+        self._attachments.set_search(search, magic_dns=self._config.accept_dns)
 
     def _set_network(self, addresses: list[str], led: list[str]) -> str:
         if self._namespace is None:
@@ -449,14 +463,8 @@ class Keeper:
             reason = one_line(str(error), MAX_TEXT)
             log.warning("addresses or routes refused: %s", reason)
             return reason
+        self._attachments.lead(own, led_in, exit_node=exit_node)
         log.info("addresses set: %s; routes: %d", " ".join(addresses), len(led))
-        return ""
-
-
-def _command_name(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
-    except OSError:
         return ""
 
 

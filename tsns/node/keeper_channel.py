@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 class KeeperChannel:
     """The engine's end of the channel. `on_tun` gets descriptors (TUN, then DNS sockets), `on_stop` whether to log out.
 
-    `on_configure` gets settings that are others from now on; `on_nameservers` may be set: it gets the host's name servers as its programs
-    know them, and all of their addresses.
+    `on_configure` gets settings that are others from now on. Two more may be set: `on_nameservers` gets the host's name servers as its
+    programs know them, and all of their addresses; `on_place` what is said of attachments, with descriptors.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class KeeperChannel:
         self._on_stop = on_stop
         self._asked: dict[str, deque[asyncio.Future[tuple[Message, list[int]]]]] = {}
         self.on_nameservers: Callable[[list[str], list[str]], None] = lambda *_: None
+        self.on_place: Callable[[Message, Sequence[int]], None] = lambda *_: None
 
     def start(self) -> None:
         """Hear the keeper from now on."""
@@ -64,6 +65,8 @@ class KeeperChannel:
                 self._on_configure(settings)
             case {"give": "nameservers", "servers": list(servers), "addresses": list(addresses)}:
                 self.on_nameservers([str(text) for text in servers], [str(text) for text in addresses])
+            case {"give": "place" | "ports"} | {"take": "place"}:
+                self.on_place(message, fds)
             case {"stop": True, "logout": logout}:
                 self._on_stop(bool(logout))
             case _:

@@ -223,6 +223,12 @@ class NameService:
             reply(found, None)
         return found is not None
 
+    def complete(self, query: bytes, over_tcp: bool) -> bytes | None:
+        """The answer for a short name that search domains make a node's, see `Resolver.complete`."""
+        answer = self._resolver.complete(query, over_tcp=over_tcp)
+        self.local_answers += answer is not None
+        return answer
+
     def _on_received(self, number: int, data: bytes) -> None:
         self._do(self.forwarder.receive(number, data, boot_time()))
 

@@ -4,6 +4,7 @@ RUN/NAME.lock      held by the keeper for life; a kill frees it
 RUN/NAME.ctl       SOCK_SEQPACKET: descriptors and waiting messages, for root and the node's owner
 RUN/NAME.sock      HTTP: status and ping, for root and the node's owner
 RUN/NAME.resolv, RUN/NAME.nsswitch    what a command inside sees as resolv.conf and nsswitch.conf
+RUN/NAME.attached  what was done in the namespaces of containers; RUN/NAME.KEY.resolv is what one of them sees as resolv.conf
 RUN/NAME.d/        identity and log of a node that is not to last
 STATE/NAME/        identity, settings and log of a lasting node
 /run/netns/tsns-NAME    the namespace, for the default RUN; else RUN/ns/NAME
@@ -52,6 +53,7 @@ class NodePlaces(NamedTuple):
     api: Path
     resolv: Path
     nsswitch: Path
+    attached: Path
     namespace: Path
     passing: Path
     lasting: Path
@@ -78,6 +80,7 @@ class Places(NamedTuple):
             api=self.run / f"{name}.sock",
             resolv=self.run / f"{name}.resolv",
             nsswitch=self.run / f"{name}.nsswitch",
+            attached=self.run / f"{name}.attached",
             namespace=named,
             passing=self.run / f"{name}.d",
             lasting=self.state / name,

@@ -17,11 +17,13 @@ def checked_search(domains: Iterable[str]) -> list[str]:
     return [domain for domain in bare if _DOMAIN.fullmatch(domain)][:MAX_SEARCH_DOMAINS]
 
 
-def render(search: list[str], *, magic_dns: bool) -> str:
-    """The file's text; without MagicDNS it names no server, since none of the host's is within reach."""
+def render(search: list[str], *, magic_dns: bool, options: str = "") -> str:
+    """The file's text; without MagicDNS it names no server, since none of the host's is within reach. `options` as in resolv.conf(5)."""
     lines = ["# made by tsns for the commands of this node"]
     if magic_dns:
         lines += [f"nameserver {address}" for address in SERVICE_ADDRESSES]
     if search:
         lines.append(f"search {' '.join(search)}")
+    if options:
+        lines.append(f"options {options}")
     return "\n".join([*lines, ""])

@@ -58,11 +58,11 @@ class Tuns:
         self._is_reading = False
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, place: int, fd: int, ports: range = range(0)) -> None:
-        """Serve this TUN, too. What it begins comes from these ports of its own, if it is not alone."""
+    def add(self, place: int, fd: int) -> None:
+        """Serve this TUN, too."""
         self.remove(place)
         self._devices[place] = TunDevice(fd, self.offloads)
-        self._sharing.add(place, ports)
+        self._sharing.add(place, range(0))
         if self._is_reading:
             self._watch(place)
 
@@ -74,6 +74,11 @@ class Tuns:
             self._sharing.remove(place)
             if self._is_reading:
                 self._loop.remove_reader(device.fd)
+
+    def set_ports(self, place: int, ports: range) -> None:
+        """What this place begins comes from these ports, which are its own."""
+        if place in self._devices:
+            self._sharing.add(place, ports)
 
     def publish(self, protocol: int, port: int, place: int) -> None:
         """What comes to this port is for this place."""

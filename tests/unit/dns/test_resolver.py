@@ -506,3 +506,32 @@ def test_search_domains(domains: list[str] | None, search: list[str]) -> None:
 
 def test_no_config_no_search_domains() -> None:
     assert search_domains(None) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("web", "100.64.0.2"),
+        ("WEB", "100.64.0.2"),
+        ("db", "10.1.1.1"),
+        ("guest", None),
+        ("nobody", None),
+        ("wiki", None),
+    ],
+)
+def test_a_short_name_is_completed_by_the_search_domains(name: str, answer: str | None) -> None:
+    """With the question as it was asked."""
+    completed = made().complete(dns.message.make_query(name, "A").to_wire())
+    if answer is None:
+        assert completed is None
+        return
+    assert completed is not None
+    [records] = dns.message.from_wire(completed).answer
+    assert (records.name.to_text(), records[0].to_text()) == (f"{name}.", answer)
+
+
+def test_what_is_no_question_is_not_completed() -> None:
+    query = dns.message.make_query("web", "A").to_wire()
+    for data in (b"", query[:12], query[:-1], made().complete(query) or b"", query[:2] + b"\x28" + query[3:]):
+        assert made().complete(data) is None
+    assert made(config=None).complete(query) is None

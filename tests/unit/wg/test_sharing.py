@@ -84,9 +84,7 @@ def test_an_answer_goes_to_who_asked(node: Node, place: int, out: bytes, back: b
 
 
 @pytest.mark.parametrize(("port", "place"), [(45000, WEB), (55000, DB), (33000, OWN)])
-def test_without_a_flow_the_slice_says_whose_port_it_is_where_nobody_listens(
-    node: Node, port: int, place: int
-) -> None:
+def test_without_a_flow_the_slice_says_whose_port_it_is_where_nobody_listens(node: Node, port: int, place: int) -> None:
     late = udp(THEM, 53, US, port)
     assert node.gets(late) == [Ask(Protocol.UDP, port)]
     assert node.sharing.answer(Protocol.UDP, port, None, NOW) == [Put(place, [frame_of(late)])]

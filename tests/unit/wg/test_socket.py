@@ -365,7 +365,8 @@ def test_namespaces_that_share_a_node_have_their_own_packets() -> None:
                 tun.setblocking(False)
                 container.setblocking(False)
                 loop = asyncio.get_running_loop()
-                a.pump.tuns.add(1, tun.fileno(), range(50000, 60000))
+                a.pump.tuns.add(1, tun.fileno())
+                a.pump.tuns.set_ports(1, range(50000, 60000))
                 asked = udp(A_ADDRESS, B_ADDRESS, b"a question")
                 container.send(asked)
                 assert await b.packet() == asked
