@@ -14,6 +14,7 @@ import contextlib
 import logging
 import os
 import re
+import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from tsns.node.attachment_records import Record
 from tsns.node.files import write_in_place
 from tsns.node.messages import Message
 from tsns.node.places import NodePlaces
+from tsns.node.stand_in import StandIn
 from tsns.node.watch import Watch
 from tsns.proto.addresses import Prefix
 from tsns.proto.text import one_line
@@ -40,6 +42,7 @@ MAX_OPTIONS: Final = 256
 PATH_CHECK_S: Final = 10.0  # a namespace that goes by a path is kept alive by us: is it still there?
 PORTS: Final = range(32_768, 61_000)  # the kernel's own choice, which those who share a node divide
 OWN_PORTS: Final = range(61_000, 65_536)  # the node's own namespace has others then
+RESOLVER: Final = ("127.0.0.11", 53)  # of Docker, in every container of a network of its own
 _PUBLISHED: Final = re.compile(r"(tcp|udp)/([0-9]{1,5})")
 _OPTIONS: Final = re.compile(r"[A-Za-z0-9:_ -]*")
 _PROTOCOLS: Final = {"tcp": 6, "udp": 17}
@@ -57,14 +60,19 @@ class _Attached:
         self.wish = wish
         self.network, self.pidfd, self.mount = fds
         self.made: attachment.Made | None = None
-        self.names = -1  # a socket that reaches the container's own resolver
+        self.names = -1  # a socket that is connected to the container's own resolver
+        self.stand_in: StandIn | None = None
         self.error = ""
 
     def close(self) -> None:
+        self.engine_is(away=False)
         made = [self.made.tun, self.made.diag, *self.made.dns] if self.made is not None else []
-        for fd in (self.network, self.pidfd, self.mount, self.names, *made):
-            if fd >= 0:
-                os.close(fd)
+        _close(self.network, self.pidfd, self.mount, self.names, *made)
+
+    def engine_is(self, watch: Watch | None = None, *, away: bool) -> None:
+        if self.stand_in is not None:
+            self.stand_in.close()
+        self.stand_in = StandIn(watch, self.made.dns, self.names) if away and watch and self.made else None
 
 
 class _Wish:
@@ -132,13 +140,16 @@ class Attachments:
         device, inode = namespace.identity(network)
         present = self._attached.get(wish.key)
         if present is not None and (present.record.device, present.record.inode) == (device, inode):
-            for fd in (network, pidfd, mount):
-                if fd >= 0:
-                    os.close(fd)
+            _close(network, pidfd, mount)
             self._refresh(present, wish)
             return
         if present is not None:
             self._let_go(present)  # it has begun anew
+        try:
+            self._check(wish, (device, inode))
+        except BaseException:
+            _close(network, pidfd, mount)
+            raise
         self._attach(wish, (network, pidfd, mount))
 
     def _attach(self, wish: _Wish, fds: Sequence[int]) -> None:
@@ -160,7 +171,6 @@ class Attachments:
         )
         each = _Attached(record, self._free_place(), wish, fds)
         try:
-            self._check(each)
             self._left.pop(wish.key, None)
             self._attached[wish.key] = each
             self._write()
@@ -176,6 +186,8 @@ class Attachments:
             self._lead(each)
             if wish.docker_names:
                 [each.names] = attachment.docker_dns_sockets(network, 1)
+                with socket.socket(fileno=os.dup(each.names)) as resolver:
+                    resolver.connect(RESOLVER)
             self._cover(each)
         except BaseException:
             self._give_back(each)
@@ -189,7 +201,8 @@ class Attachments:
         self._changed()
         log.info("attached: %s", wish.name or wish.key)
 
-    def _check(self, each: _Attached) -> None:
+    def _check(self, wish: _Wish, target: tuple[int, int]) -> None:
+        """UserError where this namespace cannot be attached."""
         if len(self._attached) >= MAX_ATTACHMENTS:
             raise UserError(
                 f"this node has {MAX_ATTACHMENTS} attachments, which is all it may have",
@@ -198,8 +211,14 @@ class Attachments:
         forbidden = [namespace.identity(Path("/proc/self/ns/net"))]
         if self._namespace >= 0:
             forbidden.append(namespace.identity(self._namespace))
-        if namespace.identity(each.network) in forbidden:
+        if target in forbidden:
             raise UserError("this is the host's own network, or the node's", "run it with `tsns run` instead")
+        for each in self._attached.values():
+            if target == (each.record.device, each.record.inode):
+                raise UserError(
+                    f"{wish.name} has the same network as {each.wish.name}, which is attached",
+                    f"it is on the tailnet already; `tsns detach {each.wish.name}` takes it away from both",
+                )
 
     def _refresh(self, each: _Attached, wish: _Wish) -> None:
         """The same target again: its own addresses may be others, or its resolv.conf was put back."""
@@ -238,11 +257,17 @@ class Attachments:
 
     # --- the engine
 
+    def engine_away(self) -> None:
+        """Until `tell` there is no engine."""
+        for each in self._attached.values():
+            each.engine_is(self._watch, away=True)
+
     def tell(self) -> None:
         """An engine that has just begun gets all of them."""
         if self._attached:
             self._share()
         for each in self._attached.values():
+            each.engine_is(away=False)
             self._give(each)
 
     def listening(self, protocol: int, port: int) -> int | None:
@@ -376,6 +401,12 @@ class Attachments:
         attachment_records.save(
             self._places.attached, [*(each.record for each in self._attached.values()), *self._left.values()]
         )
+
+
+def _close(*fds: int) -> None:
+    for fd in fds:
+        if fd >= 0:
+            os.close(fd)
 
 
 def _named(record: Record) -> Message:

@@ -19,14 +19,13 @@ from tsns.dns.single_labels import Answer, Output, Pass, Send, SingleLabels, is_
 from tsns.node.name_service import NameService
 from tsns.wg.socket import boot_time
 
-RESOLVER: Final = ("127.0.0.11", 53)  # of Docker, in every container of a network of its own
 ANSWERS_AT_ONCE: Final = 32
 
 log = logging.getLogger(__name__)
 
 
 class ContainerNames:
-    """Serves one container; `resolver` is a UDP socket by which its engine's resolver is reached, None where it has none."""
+    """Serves one container; `resolver` is a UDP socket that is connected to its engine's resolver, None where it has none."""
 
     def __init__(self, names: NameService, resolver: socket.socket | None) -> None:
         self._names = names
@@ -41,7 +40,6 @@ class ContainerNames:
         """Answer on these, which are ours from now on."""
         if self._resolver is not None:
             self._resolver.setblocking(False)
-            self._resolver.connect(RESOLVER)
             asyncio.get_running_loop().add_reader(self._resolver, self._receive)
         await self._server.start(
             [sock for sock in sockets if sock.type == socket.SOCK_DGRAM],

@@ -420,6 +420,7 @@ class Keeper:
         self._note_time()
         self._ready = False
         self._changes.engine_ended(how)
+        self._attachments.engine_away()
         self._failures = 1 if lived_s > STEADY_AFTER_S else self._failures + 1
         if not self._was_ready and self._failures >= MAX_FIRST_FAILURES:
             self._fail("the node's engine failed at its start", self._see_log())
