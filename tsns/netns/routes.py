@@ -96,7 +96,8 @@ def _apply(addresses: Sequence[Prefix], routes: Sequence[Prefix], *, exit_node: 
                 ip.route("replace", dst=str(range_), oif=index, priority=TUNNEL_METRIC)
         if exit_node:
             use_table(ip, EXIT_TABLE)
-    _make_so({*_led(routes, families, index), *_standing(routes, exit_node=exit_node)})
+    led = _led(routes, families, index)
+    route_table.make_so({*led, *_standing(routes, exit_node=exit_node)}, route_table.present())
     return []
 
 
@@ -122,15 +123,6 @@ def _standing(routes: Iterable[Prefix], *, exit_node: bool) -> Iterable[Route]:
     yield from (Route(prefix, STANDING_METRIC) for prefix in routes if prefix not in EVERYTHING)
     if exit_node:
         yield from (Route(prefix, STANDING_METRIC, 0, EXIT_TABLE) for prefix in EVERYTHING)
-
-
-def _make_so(wanted: set[Route]) -> None:
-    present = route_table.present()
-    # What stands comes first and goes last, so that no packet finds a gap.
-    route_table.change(
-        sorted(wanted - present, key=lambda route: -route.metric),
-        sorted(present - wanted, key=lambda route: route.metric),
-    )
 
 
 def use_table(ip: IPRoute, table: int) -> None:
