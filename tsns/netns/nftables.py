@@ -8,6 +8,7 @@ moment in which neither is there.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -29,6 +30,7 @@ DNAT_PRIORITY: Final = -100
 SNAT_PRIORITY: Final = 100
 RELATED_AND_ESTABLISHED: Final = 2 | 4
 MISSING: Final = "the kernel lacks nf_tables, or a part of it"
+NOT_THERE: Final = frozenset({errno.EOPNOTSUPP, errno.EPROTONOSUPPORT})  # what a kernel without any nf_tables says
 
 _SUBSYSTEM: Final = 10
 _BEGIN: Final = 0x10
