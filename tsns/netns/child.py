@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ from tsns.netns import user_namespace
 CHILD_TIMEOUT_S: Final = 10.0
 MAX_ANSWER_BYTES: Final = 4096
 MAX_DESCRIPTORS: Final = 16
+_DONE: Final = b"done"  # a failure begins with a number
 
 
 def in_child(job: Callable[[], Sequence[int]]) -> list[int]:
@@ -21,6 +23,11 @@ def in_child(job: Callable[[], Sequence[int]]) -> list[int]:
 
     The caller must have one thread only. The child never returns from here.
     """
+    fds, _ = _told_in_child(lambda: (job(), ""))
+    return fds
+
+
+def _told_in_child(job: Callable[[], tuple[Sequence[int], str]]) -> tuple[list[int], str]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     blocked = signal.pthread_sigmask(
         signal.SIG_BLOCK, {signal.SIGTERM}
@@ -31,7 +38,11 @@ def in_child(job: Callable[[], Sequence[int]]) -> list[int]:
         try:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, set())
-            socket.send_fds(theirs, [b"done"], list(job()))
+            fds, text = job()
+            answer = _DONE + text.encode()
+            if len(answer) > MAX_ANSWER_BYTES:
+                raise OSError(errno.EMSGSIZE, "there is too much to tell")
+            socket.send_fds(theirs, [answer], list(fds))
             status = 0
         except BaseException as error:  # noqa: BLE001 (the parent gets every failure as text)
             theirs.send(_told(error))
@@ -48,11 +59,11 @@ def in_child(job: Callable[[], Sequence[int]]) -> list[int]:
     finally:
         ours.close()
         os.waitpid(pid, 0)
-    if answer != b"done":
+    if not answer.startswith(_DONE):
         raise _failure(answer)
     for fd in fds:
         os.set_inheritable(fd, False)
-    return list(fds)
+    return list(fds), answer.removeprefix(_DONE).decode()
 
 
 def _told(error: BaseException) -> bytes:
@@ -70,9 +81,15 @@ def _failure(answer: bytes) -> OSError:
 
 def in_network(namespace: int, job: Callable[[], Sequence[int]]) -> list[int]:
     """The same inside the network namespace behind this descriptor, with all rights over it."""
+    fds, _ = told_in_network(namespace, lambda: (job(), ""))
+    return fds
 
-    def entered() -> Sequence[int]:
+
+def told_in_network(namespace: int, job: Callable[[], tuple[Sequence[int], str]]) -> tuple[list[int], str]:
+    """The same, of a job that has something to tell besides."""
+
+    def entered() -> tuple[Sequence[int], str]:
         user_namespace.enter(namespace)
         return job()
 
-    return in_child(entered)
+    return _told_in_child(entered)

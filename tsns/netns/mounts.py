@@ -11,12 +11,13 @@ namespaces and without a word. `inject` puts it back.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Mapping
 from typing import Final
 
 from tsns.error import UserError
-from tsns.netns import linux, user_namespace
+from tsns.netns import linux, mount_table, user_namespace
 from tsns.netns.child import in_child
 
 RESOLV_PATH: Final = "/etc/resolv.conf"
@@ -61,10 +62,10 @@ def _show_own_interfaces() -> None:
 
 
 def inject(covers: Mapping[str, str], namespace: int, *, mask: bool = False) -> None:
-    """Put files (values) over others (keys) in another mount namespace, where they are not yet; OSError where that cannot be.
+    """Put files (values) over others (keys) in another mount namespace, read-only, where they are not yet; OSError where that cannot be.
 
-    `namespace` is a descriptor of the mount namespace, or of a process (pidfd) in it. With `mask` the resolvers' directories are
-    covered there as well. What is missing there is left out.
+    `namespace` is a descriptor of the mount namespace. With `mask` the resolvers' directories are
+    covered there as well. What is missing there is left out, but for resolv.conf: without it there is no use in the others.
     """
     in_child(lambda: _inject(covers, namespace, mask=mask))
 
@@ -74,18 +75,55 @@ def _inject(covers: Mapping[str, str], namespace: int, *, mask: bool) -> list[in
     # whoever they have inside sees the same paths.
     as_root = os.geteuid() == 0
     found = {path: (os.stat(file), linux.detached_mount(file) if as_root else -1) for path, file in covers.items()}
-    user_namespace.enter(namespace, linux.CLONE_NEWNS)
+    _enter(namespace)
     if mask:
         _mask()
     for path, (status, mount) in found.items():
-        target = _target(path)
-        if target is None or os.path.samestat(status, os.stat(target)):
+        target = _target(path, makes=mask)
+        if target is None:
+            if path == RESOLV_PATH:
+                raise OSError(
+                    errno.ENOENT, f"there is no {path} in there that ours could be put over; make an empty one"
+                )
+            continue
+        if os.path.samestat(status, os.stat(target)):
             continue
         if as_root:
             linux.attach_mount(mount, target)
         else:
             _bind(covers[path], target)
     return []
+
+
+def eject(path: str, file: str, namespace: int) -> None:
+    """Take away what `inject` has put over `path` in another mount namespace, if it is there and nothing else lies over it.
+
+    `file` need not exist any more, but its directory. OSError with the reason.
+    """
+    in_child(lambda: _eject(path, file, namespace))
+
+
+def _eject(path: str, file: str, namespace: int) -> list[int]:
+    ours = mount_table.origin(file)
+    own = os.open("/proc/self", os.O_PATH | os.O_CLOEXEC)  # /proc in there does not know us
+    _enter(namespace)
+    target = _target(path)
+    while target is not None:
+        mounted = [each for each in mount_table.read(own) if each.point == target]
+        if not mounted or mounted[-1].origin != ours:
+            break
+        linux.unmount(target)
+    return []
+
+
+def _enter(namespace: int) -> None:
+    """Enter a mount namespace, its root directory included. OSError where it is the one that this process is in."""
+    own = os.open("/proc/self/ns", os.O_PATH | os.O_CLOEXEC)
+    before = os.stat("mnt", dir_fd=own)
+    user_namespace.enter(namespace, linux.CLONE_NEWNS)
+    if os.path.samestat(before, os.stat("mnt", dir_fd=own)):
+        raise OSError(errno.EINVAL, "it has the same file system as tsns itself, whose files stay as they are")
+    os.close(own)
 
 
 def _mask() -> None:
@@ -95,7 +133,7 @@ def _mask() -> None:
 
 
 def _cover(source: str, path: str, *, required: bool) -> None:
-    target = _target(path)
+    target = _target(path, makes=True)
     if target is None:
         if not required:
             return  # the C library's own default is files and DNS
@@ -112,9 +150,9 @@ def _bind(source: str, target: str) -> None:
     linux.mount("none", target, linux.MS_BIND | linux.MS_REMOUNT | linux.MS_RDONLY | kept)
 
 
-def _target(path: str) -> str | None:
-    """The file behind this path, made where it would be on one of our masks; None where there is none."""
+def _target(path: str, *, makes: bool = False) -> str | None:
+    """The file behind this path, where `makes` made if it would be on one of our masks; None where there is none."""
     target = os.path.realpath(path)
-    if os.path.dirname(target) in MASKED_DIRECTORIES:
+    if makes and os.path.dirname(target) in MASKED_DIRECTORIES:
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))  # on the mask, not on the host's file
     return target if os.path.exists(target) else None

@@ -13,7 +13,8 @@ from typing import Final
 
 from tsns.netns import netlink
 from tsns.netns.child import MAX_DESCRIPTORS, in_network
-from tsns.netns.namespace import DNS_KINDS, IFA_F_NODAD, LOOPBACK_INDEX, dns_socket
+from tsns.netns.namespace import DNS_KINDS, LOOPBACK_INDEX, dns_socket
+from tsns.netns.routes import IFA_F_NODAD
 from tsns.proto.addresses import Prefix, pack, unpack
 
 MAX_LISTENED: Final = MAX_DESCRIPTORS // len(DNS_KINDS) // 2  # addresses

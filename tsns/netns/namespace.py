@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from tsns.netns import linux, netlink, user_namespace
 from tsns.netns.child import in_child
+from tsns.netns.routes import IFA_F_NODAD, STANDING_METRIC, tun_index
 from tsns.netns.tun import MTU_BYTES, SUPER_PACKET_BYTES, SUPER_PACKET_SEGMENTS, TUN_NAME, TUN_QUEUE_FRAMES, open_tun
 from tsns.proto.addresses import CGNAT_TEXT, SERVICE_V4_TEXT, SERVICE_V6_TEXT, ULA_TEXT
 
@@ -27,13 +28,11 @@ if TYPE_CHECKING:
 Taken = TypeVar("Taken")
 
 LOOPBACK_INDEX: Final = 1
-STANDING_METRIC: Final = 1 << 30  # behind every other route
 DNS_PORT: Final = 53
 DNS_BACKLOG: Final = 64
 STUB_TEXT: Final = "127.0.0.53"  # where systemd-resolved listens: some programs know it by heart
 _LOOPBACK_TEXTS: Final = ("127.0.0.1", "::1", SERVICE_V4_TEXT, SERVICE_V6_TEXT)
 ALL_GROUPS: Final = "0 2147483647"
-IFA_F_NODAD: Final = 2
 LEAVING_S: Final = 2.0  # the engine of a keeper that was killed has ended by then, and let go of TUN and sockets
 _FREE_RETRY_S: Final = 0.01
 
@@ -62,13 +61,11 @@ def _make(adopted: int | None, *, rootless: bool, map_root: bool) -> list[int]:
             user_namespace.make(as_root=map_root)
         linux.unshare(linux.CLONE_NEWNET)
     deadline = time.monotonic() + (LEAVING_S if adopted is not None else 0.0)
-    tun = _once_free(open_tun, deadline)
+    tun = once_free(open_tun, deadline)
     _allow_ping()
     set_sysctl("net/ipv4/ip_unprivileged_port_start", "0")  # here every port is the command's own
     set_sysctl("net/ipv6/conf/all/disable_ipv6", "0")
-    set_sysctl(
-        f"net/ipv6/conf/{TUN_NAME}/addr_gen_mode", "1"
-    )  # no link-local address, no router solicitation through the tunnel
+    keep_tun_silent()
     with netlink.connection() as ip:
         ip.link("set", index=LOOPBACK_INDEX, state="up")
         for address, bits in ((SERVICE_V4_TEXT, 32), (SERVICE_V6_TEXT, 128)):
@@ -77,21 +74,29 @@ def _make(adopted: int | None, *, rootless: bool, map_root: bool) -> list[int]:
             ip.route("replace", dst=prefix, type="unreachable", priority=STANDING_METRIC)
         if adopted:
             _give_up_addresses(ip)
-        index = ip.link_lookup(ifname=TUN_NAME)[0]
-        ip.link("set", index=index, mtu=MTU_BYTES, txqlen=TUN_QUEUE_FRAMES, state="up")
-        # Longer ones, where the kernel does not know these limits, are sent as two trains.
-        netlink.attempt(
-            ip.link, "set", index=index, gso_max_size=SUPER_PACKET_BYTES, gso_max_segs=SUPER_PACKET_SEGMENTS
-        )
+        set_up_tun(ip)
     sockets = [
-        _once_free(partial(dns_socket, kind, address), deadline)
+        once_free(partial(dns_socket, kind, address), deadline)
         for address in (SERVICE_V4_TEXT, SERVICE_V6_TEXT)
         for kind in DNS_KINDS
     ]
     with contextlib.suppress(OSError):  # a command left there may have a resolver of its own
-        sockets += [_once_free(partial(dns_socket, kind, STUB_TEXT), deadline) for kind in DNS_KINDS]
+        sockets += [once_free(partial(dns_socket, kind, STUB_TEXT), deadline) for kind in DNS_KINDS]
     namespace = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     return [tun, namespace, *(sock.detach() for sock in sockets)]
+
+
+def keep_tun_silent() -> None:
+    """No link-local address, and no router solicitation through the tunnel; before it is set up."""
+    set_sysctl(f"net/ipv6/conf/{TUN_NAME}/addr_gen_mode", "1")
+
+
+def set_up_tun(ip: IPRoute) -> None:
+    """Have the TUN carry packets. OSError where there is none."""
+    index = tun_index(ip)
+    ip.link("set", index=index, mtu=MTU_BYTES, txqlen=TUN_QUEUE_FRAMES, state="up")
+    # Longer ones, where the kernel does not know these limits, are sent as two trains.
+    netlink.attempt(ip.link, "set", index=index, gso_max_size=SUPER_PACKET_BYTES, gso_max_segs=SUPER_PACKET_SEGMENTS)
 
 
 def _give_up_addresses(ip: IPRoute) -> None:
@@ -102,7 +107,7 @@ def _give_up_addresses(ip: IPRoute) -> None:
             ip.addr("del", index=LOOPBACK_INDEX, address=address, prefixlen=bits)
 
 
-def _once_free(take: Callable[[], Taken], deadline: float) -> Taken:
+def once_free(take: Callable[[], Taken], deadline: float) -> Taken:
     """Take what somebody who is about to end may still have; OSError where it is not free by then."""
     while True:
         try:

@@ -7,6 +7,7 @@ already talks to control. A forked child then finds it there.
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
 
-EEXIST: Final = 17
+_GONE: Final = frozenset({errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENODEV})
 FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -45,5 +46,16 @@ def ensure(call: Callable[..., Any], **what: Any) -> None:
     try:
         call("add", **what)
     except NetlinkError as error:
-        if error.code != EEXIST:
+        if error.code != errno.EEXIST:
+            raise
+
+
+def ensure_gone(call: Callable[..., Any], **what: Any) -> None:
+    """Delete something that may be gone already."""
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        call("del", **what)
+    except NetlinkError as error:
+        if error.code not in _GONE:
             raise

@@ -79,24 +79,17 @@ def hold(namespace: int, *, exit_node: bool) -> None:
 
 
 def _apply(addresses: Sequence[Prefix], routes: Sequence[Prefix], *, exit_node: bool) -> list[int]:
-    wanted = {(unpack(prefix.network), prefix.bits) for prefix in addresses}
     families = {len(prefix.network) for prefix in addresses}
     with netlink.connection() as ip:
-        indices = ip.link_lookup(ifname=TUN_NAME)
-        if not indices:
-            raise OSError(f"there is no {TUN_NAME} any more")
-        index = indices[0]
-        present = {(str(item.get_attr("IFA_ADDRESS")), int(item["prefixlen"])) for item in ip.get_addr(index=index)}
-        for address, bits in present - wanted:
-            ip.addr("del", index=index, address=address, prefixlen=bits)
-        for address, bits in wanted - present:
-            ip.addr("add", index=index, address=address, prefixlen=bits, flags=IFA_F_NODAD)
+        index = tun_index(ip)
+        give_addresses(ip, index, addresses)
         for range_ in TAILNET:
             if len(range_.network) in families:
                 ip.route("replace", dst=str(range_), oif=index, priority=TUNNEL_METRIC)
         if exit_node:
             use_table(ip, EXIT_TABLE)
-    _make_so({*_led(routes, families, index), *_standing(routes, exit_node=exit_node)})
+    led = _led(routes, families, index)
+    route_table.make_so({*led, *_standing(routes, exit_node=exit_node)}, route_table.present())
     return []
 
 
@@ -124,13 +117,22 @@ def _standing(routes: Iterable[Prefix], *, exit_node: bool) -> Iterable[Route]:
         yield from (Route(prefix, STANDING_METRIC, 0, EXIT_TABLE) for prefix in EVERYTHING)
 
 
-def _make_so(wanted: set[Route]) -> None:
-    present = route_table.present()
-    # What stands comes first and goes last, so that no packet finds a gap.
-    route_table.change(
-        sorted(wanted - present, key=lambda route: -route.metric),
-        sorted(present - wanted, key=lambda route: route.metric),
-    )
+def tun_index(ip: IPRoute) -> int:
+    """The TUN's number; OSError where it is gone."""
+    indices = ip.link_lookup(ifname=TUN_NAME)
+    if not indices:
+        raise OSError(f"there is no {TUN_NAME} any more")
+    return int(indices[0])
+
+
+def give_addresses(ip: IPRoute, index: int, addresses: Iterable[Prefix]) -> None:
+    """Have a device have exactly these."""
+    wanted = {(unpack(prefix.network), prefix.bits) for prefix in addresses}
+    present = {(str(item.get_attr("IFA_ADDRESS")), int(item["prefixlen"])) for item in ip.get_addr(index=index)}
+    for address, bits in present - wanted:
+        ip.addr("del", index=index, address=address, prefixlen=bits)
+    for address, bits in wanted - present:
+        ip.addr("add", index=index, address=address, prefixlen=bits, flags=IFA_F_NODAD)
 
 
 def use_table(ip: IPRoute, table: int) -> None:

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsns.netns import host_network
-from tsns.netns.host_network import _address, _messages
+from tsns.netns import host_network, netlink_messages
+from tsns.netns.host_network import _address
+from tsns.netns.netlink_messages import parts
 from tsns.proto.addresses import pack
 
 ADDRESS, LOCAL, LABEL, FLAGS = 1, 2, 3, 8  # IFA_..., linux/if_addr.h
@@ -44,7 +45,7 @@ LOOPBACK = bytes.fromhex(
 
 
 def test_an_answer_of_the_kernels() -> None:
-    *told, (done, _) = _messages(LOOPBACK)
+    *told, (done, _) = parts(LOOPBACK)
     assert [(kind, _address(body)) for kind, body in told] == [(20, "127.0.0.1"), (20, "::1")]
     assert done == 3
 
@@ -71,7 +72,7 @@ class Kernel:
 
 def test_addresses_are_asked_for_and_read_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = Kernel(LOOPBACK[:76], LOOPBACK[76:], b"not read any more")
-    monkeypatch.setattr(host_network, "_netlink", lambda _: kernel)
+    monkeypatch.setattr(netlink_messages, "open_socket", lambda _: kernel)
     assert host_network.addresses() == ["127.0.0.1", "::1"]
     assert kernel.asked == [struct.pack("=IHHII", 24, 22, 0x301, 1, 0) + bytes(8)]
     assert kernel.answers == [b"not read any more"]
@@ -79,31 +80,14 @@ def test_addresses_are_asked_for_and_read_to_the_end(monkeypatch: pytest.MonkeyP
 
 def test_a_kernel_that_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     refusal = message(2, struct.pack("=i", -errno.EPERM) + bytes(16))
-    monkeypatch.setattr(host_network, "_netlink", lambda _: Kernel(refusal))
+    monkeypatch.setattr(netlink_messages, "open_socket", lambda _: Kernel(refusal))
     with pytest.raises(PermissionError):
         host_network.addresses()
 
 
 def test_an_answer_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_network, "_netlink", lambda _: Kernel(*[LOOPBACK[:76]] * 10_000))
+    monkeypatch.setattr(netlink_messages, "open_socket", lambda _: Kernel(*[LOOPBACK[:76]] * 10_000))
     assert set(host_network.addresses()) == {"127.0.0.1"}
-
-
-def test_messages_are_cut_where_they_end() -> None:
-    data = message(20, b"one") + message(20, b"") + message(3, b"last")
-    assert list(_messages(data)) == [(20, b"one"), (20, b""), (3, b"last")]
-    assert list(_messages(b"")) == []
-
-
-@pytest.mark.parametrize("length", [0, 15])
-def test_a_length_that_leads_nowhere_ends_it(length: int) -> None:
-    data = message(20, b"one") + struct.pack("=IHHII", length, 20, 0, 0, 0) + message(20, b"two")
-    assert list(_messages(data)) == [(20, b"one")]
-
-
-def test_a_message_that_is_cut_off_is_what_there_is_of_it() -> None:
-    assert list(_messages(message(20, bytes(100))[:50])) == [(20, bytes(34))]
-    assert list(_messages(message(20, b"")[:15])) == []
 
 
 @pytest.mark.parametrize(("family", "text"), [(socket.AF_INET, "192.0.2.7"), (socket.AF_INET6, "2001:db8::7")])
@@ -140,7 +124,7 @@ def test_an_attribute_that_leads_nowhere_ends_it() -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.binary(max_size=100), st.sampled_from([socket.AF_INET, socket.AF_INET6]))
 def test_no_bytes_raise(data: bytes, family: int) -> None:
-    for _, body in _messages(message(20, data)):
+    for _, body in parts(message(20, data)):
         _address(body)
     _address(data)
     _address(about(family, data))

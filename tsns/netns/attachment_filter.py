@@ -1,0 +1,114 @@
+"""The nf_tables of an attachment: `--exclusive`, and who is asked for names (ring 1).
+
+    inet tsns       exclusive: what is neither loopback nor the tailnet is dropped, on devices that come later, too
+    ip tsns-names   questions to Docker's resolver, 127.0.0.11, go to MagicDNS: some programs know it by heart, and it asks the
+                    host's name servers from outside. Only sockets with NAMES_MARK, which are ours, reach it
+
+All of this is in the namespace of whoever calls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import Final
+
+from tsns.netns import conntrack, nftables
+from tsns.netns.nftables import ACCEPT, DNAT_PRIORITY, DROP, FORWARD, INET, INPUT, IPV4, OUTPUT, Change
+from tsns.netns.tun import TUN_NAME
+from tsns.proto.addresses import SERVICE_V4, pack
+
+EXCLUSIVE_TABLE: Final = "tsns"
+NAMES_TABLE: Final = "tsns-names"
+NAMES_MARK: Final = 0x74736E73
+DOCKER_RESOLVER: Final = "127.0.0.11"
+_DNS_PORT: Final = 53
+_BEFORE_DOCKER: Final = DNAT_PRIORITY - 10
+_LOOPBACK: Final = "lo"
+
+
+def apply(*, exclusive: bool, redirects: bool) -> bool:
+    """Have these tables, and not the others; whether questions are redirected, which not every kernel can. OSError with the reason.
+
+    A table that was there is there until the new one is.
+    """
+    if exclusive:
+        try:
+            nftables.transact(*_exclusive())
+        except OSError as error:
+            raise OSError(
+                error.errno, f"there is no way to be exclusive: {nftables.MISSING} ({error.strerror})"
+            ) from None
+    else:
+        _delete(INET, EXCLUSIVE_TABLE)
+    if redirects:
+        try:
+            nftables.transact(*_names())
+        except OSError:
+            return False
+    else:
+        _delete(IPV4, NAMES_TABLE)
+    _forget_questions()
+    return redirects
+
+
+def remove() -> None:
+    """Take both tables away, where they are. OSError with the reason."""
+    _delete(IPV4, NAMES_TABLE)
+    _forget_questions()
+    _delete(INET, EXCLUSIVE_TABLE)
+
+
+def _delete(family: int, table: str) -> None:
+    try:
+        nftables.transact(*nftables.no_table(family, table))
+    except OSError as error:
+        if error.errno not in nftables.NOT_THERE:
+            raise
+
+
+def marked_sockets(count: int) -> list[int]:
+    """UDP sockets that reach Docker's resolver past the redirection. OSError with the reason."""
+    sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) for _ in range(count)]
+    for sock in sockets:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, NAMES_MARK)
+    return [sock.detach() for sock in sockets]
+
+
+def _exclusive() -> list[Change]:
+    changes = [*nftables.new_table(INET, EXCLUSIVE_TABLE)]
+    for name, hook, by in (
+        ("input", INPUT, nftables.came_by),
+        ("forward", FORWARD, None),
+        ("output", OUTPUT, nftables.goes_by),
+    ):
+        changes.append(nftables.chain(INET, EXCLUSIVE_TABLE, name, hook, policy=DROP))
+        if by is not None:
+            changes += [
+                nftables.rule(INET, EXCLUSIVE_TABLE, name, by(device), nftables.verdict(ACCEPT))
+                for device in (_LOOPBACK, TUN_NAME)
+            ]
+    return changes
+
+
+def _names() -> list[Change]:
+    chain = nftables.chain(IPV4, NAMES_TABLE, "output", OUTPUT, kind="nat", priority=_BEFORE_DOCKER)
+    questions = [
+        nftables.rule(
+            IPV4,
+            NAMES_TABLE,
+            "output",
+            nftables.to_address(pack(DOCKER_RESOLVER)),
+            nftables.to_port(protocol, _DNS_PORT),
+            nftables.marked(NAMES_MARK, equal=False),
+            nftables.send_to(SERVICE_V4, _DNS_PORT),
+        )
+        for protocol in (socket.IPPROTO_UDP, socket.IPPROTO_TCP)
+    ]
+    return [*nftables.new_table(IPV4, NAMES_TABLE), chain, *questions]
+
+
+def _forget_questions() -> None:
+    """Whoever has just asked somebody asks whom they should with the next packet."""
+    with contextlib.suppress(OSError):  # else it is so from when they have been silent for a while
+        conntrack.forget(pack(DOCKER_RESOLVER))
