@@ -20,7 +20,9 @@ TIMEOUT_S: Final = 20.0
 _START: Final = """
 set -e
 ip link set lo up
-ip link add eth0 type dummy
+echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad
+ip link add eth0 type veth peer name bridge0
+ip link set bridge0 up
 ip address add 172.30.0.2/24 dev eth0
 ip link set eth0 up
 ip route add default via 172.30.0.1
@@ -69,7 +71,8 @@ class Container:
         shown["nft"] = self.run("nft", "list", "ruleset").stdout
         shown["ports"] = self.run("cat", "/proc/sys/net/ipv4/ip_local_port_range").stdout
         shown["resolv.conf"] = self.run("cat", "/etc/resolv.conf").stdout
-        shown["mounts"] = [line.split()[4] for line in Path(f"/proc/{self.pid}/mountinfo").read_text().splitlines()]
+        places = [line.split()[4] for line in Path(f"/proc/{self.pid}/mountinfo").read_text().splitlines()]
+        shown["mounts"] = [place for place in places if place.startswith("/etc/")]
         return shown
 
     @contextmanager

@@ -46,7 +46,9 @@ RESOLVER: Final = ("127.0.0.11", 53)  # of Docker, in every container of a netwo
 _PUBLISHED: Final = re.compile(r"(tcp|udp)/([0-9]{1,5})")
 _OPTIONS: Final = re.compile(r"[A-Za-z0-9:_ -]*")
 _PROTOCOLS: Final = {"tcp": 6, "udp": 17}
+STAND_IN_AFTER_S: Final = 1.0  # programs wait longer than that for an answer
 _CHECK: Final = "attached paths"
+_STAND_IN: Final = "stand-in"
 
 log = logging.getLogger(__name__)
 
@@ -258,12 +260,16 @@ class Attachments:
     # --- the engine
 
     def engine_away(self) -> None:
-        """Until `tell` there is no engine."""
+        """Until `tell` there is no engine. Questions wait for the next one, if that is soon."""
+        self._watch.at(_STAND_IN, time.monotonic() + STAND_IN_AFTER_S, self._stand_in)
+
+    def _stand_in(self) -> None:
         for each in self._attached.values():
             each.engine_is(self._watch, away=True)
 
     def tell(self) -> None:
         """An engine that has just begun gets all of them."""
+        self._watch.cancel(_STAND_IN)
         if self._attached:
             self._share()
         for each in self._attached.values():

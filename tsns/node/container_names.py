@@ -38,6 +38,7 @@ class ContainerNames:
 
     async def serve(self, sockets: Sequence[socket.socket]) -> None:
         """Answer on these, which are ours from now on."""
+        await self._names.know()
         if self._resolver is not None:
             self._resolver.setblocking(False)
             asyncio.get_running_loop().add_reader(self._resolver, self._receive)
