@@ -1,6 +1,6 @@
 """What a container has for a network, without a container: a namespace on a bridge, with a default route, and all that leaves it is seen.
 
-    container   eth0: 172.30.0.2, fd30::2 ------- bridge: 172.30.0.1, fd30::1, and the world behind it; sniffed
+container   eth0: 172.30.0.2, fd30::2 ------- bridge: 172.30.0.1, fd30::1, and the world behind it; sniffed
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _STATE: Final = (
 )
 # Runs its argument as somebody without any rights, or with root's.
 _AS: Final = """
-import os, socket, struct, sys, errno
+import errno, json, os, socket, sys, time
 uid = int(sys.argv[1])
 os.setgroups([]); os.setresgid(uid, uid, uid); os.setresuid(uid, uid, uid)
 exec(sys.argv[2])
@@ -66,7 +66,7 @@ class Container:
         return json.loads(self.output(*words) or "[]")
 
     def run(self, code: str, uid: int = NOBODY) -> str:
-        """What Python code prints there; `socket`, `struct`, `os`, `sys` and `errno` are imported."""
+        """What Python code prints there; `errno`, `json`, `os`, `socket`, `sys` and `time` are imported."""
         words = self.network.command(sys.executable, "-c", _AS, str(uid), code)
         done = subprocess.run(words, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False)
         assert done.returncode == 0, done.stderr
@@ -77,7 +77,6 @@ class Container:
         peer = f"{device}-peer"
         self.bridge.ip("link", "add", peer, "type", "veth", "peer", "name", device, "netns", self.network.name)
         for end, name, last in ((self.network, device, 2), (self.bridge, peer, 1)):
-            end.ip("link", "set", name, "addrgenmode", "none")
             end.ip("link", "set", name, "up")
             end.ip("address", "add", f"172.30.{number}.{last}/24", "dev", name)
             end.ip("address", "add", f"fd30:{number}::{last}/64", "dev", name, "nodad")
@@ -89,13 +88,9 @@ class Container:
             yield sniffer
 
 
-def said(frames: list[Seen]) -> list[str]:
-    """What has left a container, for a person: its packets, without how neighbours are found."""
-    return [
-        str(frame)
-        for frame in frames
-        if frame.kind != ETH_P_ARP and frame.protocol != 58 and {frame.source, frame.destination} != {BRIDGE[0]}
-    ]
+def from_container(frames: list[Seen]) -> list[str]:
+    """What of IP a container has sent, as lines for a person."""
+    return [str(frame) for frame in frames if frame.device != "lo" and not frame.goes_out and frame.kind != ETH_P_ARP]
 
 
 _numbers = iter(range(1, 1 << 20))
@@ -110,11 +105,11 @@ def container(*, ipv6: bool = True) -> Iterator[Container]:
         for each in (network, bridge):
             each.add()
             stack.callback(each.delete)
+            each.sysctl(net__ipv6__conf__default__accept_dad=0)  # addresses are there at once
         if not ipv6:
             network.sysctl(net__ipv6__conf__all__disable_ipv6=1, net__ipv6__conf__default__disable_ipv6=1)
         network.ip("link", "add", "eth0", "type", "veth", "peer", "name", "peer", "netns", bridge.name)
         for end, name, addresses in ((network, "eth0", OWN), (bridge, "peer", BRIDGE)):
-            end.ip("link", "set", name, "addrgenmode", "none")
             end.ip("link", "set", name, "up")
             for address, bits in zip(addresses, _BITS, strict=True):
                 if bits == "24" or ipv6 or end is bridge:
