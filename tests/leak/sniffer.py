@@ -7,7 +7,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from tests.interop.rig.namespace import socket_in
@@ -16,6 +16,7 @@ ETH_P_ALL: Final = 0x0003
 ETH_P_IP: Final = 0x0800
 ETH_P_ARP: Final = 0x0806
 ETH_P_IPV6: Final = 0x86DD
+PACKET_OUTGOING: Final = 4
 MAX_FRAME_BYTES: Final = 1 << 16
 LOOK_S: Final = 0.1  # how long the sniffer's thread waits at most before it sees that it is to end
 SETTLE_S: Final = 0.2  # what was sent just before has been seen by then
@@ -33,6 +34,7 @@ class Seen:
     destination: str
     ports: tuple[int, int]  # of TCP and UDP, else 0
     data: bytes
+    goes_out: bool = False  # the namespace itself has sent it
 
     def __str__(self) -> str:
         return (
@@ -67,7 +69,8 @@ class Sniffer:
         while not self._ends.is_set():
             with contextlib.suppress(TimeoutError):
                 data, address = self._socket.recvfrom(MAX_FRAME_BYTES)
-                self._seen.append(read(str(address[0]), int(address[1]), data))
+                seen = read(str(address[0]), int(address[1]), data)
+                self._seen.append(replace(seen, goes_out=address[2] == PACKET_OUTGOING))
 
 
 @contextlib.contextmanager

@@ -1,113 +1,124 @@
-"""What an attachment needs of a container: a process with a network and a mount namespace of its own, and a network that is not the tailnet."""
+"""What a container has for a network, without a container: a namespace on a bridge, with a default route, and all that leaves it is seen.
+
+container   eth0: 172.30.0.2, fd30::2 ------- bridge: 172.30.0.1, fd30::1, and the world behind it; sniffed
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tsns.node.attaching import Target
+from tests.interop.rig.internet import NAME_PREFIX
+from tests.interop.rig.namespace import Namespace
+from tests.leak.sniffer import ETH_P_ARP, Seen, Sniffer, sniffing
 
-ADDRESS: Final = "172.30.0.2"
-TIMEOUT_S: Final = 20.0
-_START: Final = """
-set -e
-ip link set lo up
-echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad
-ip link add eth0 type veth peer name bridge0
-ip link set bridge0 up
-ip address add 172.30.0.2/24 dev eth0
-ip link set eth0 up
-ip route add default via 172.30.0.1
-mount --bind "$1" /etc/resolv.conf
-echo ready
-exec cat
+ROOT: Final = Path(__file__).parents[2]
+OWN: Final = ("172.30.0.2", "fd30::2")
+BRIDGE: Final = ("172.30.0.1", "fd30::1")
+WORLD: Final = ("198.51.100.7", "2001:db8:7::7")
+NOBODY: Final = 65534
+RUN_TIMEOUT_S: Final = 30.0
+_BITS: Final = ("24", "64")
+_STATE: Final = (
+    ("ip", "-json", "link"),
+    ("ip", "-json", "address"),
+    *(("ip", version, "-json", what) for version in ("-4", "-6") for what in ("rule",)),
+    *(("ip", version, "-json", "route", "show", "table", "all") for version in ("-4", "-6")),
+    ("nft", "list", "ruleset"),
+    ("sh", "-c", "grep -rs . /proc/sys/net/ipv4 /proc/sys/net/ipv6 | sort"),
+)
+# Runs its argument as somebody without any rights, or with root's.
+_AS: Final = """
+import errno, json, os, socket, sys, time
+uid = int(sys.argv[1])
+os.setgroups([]); os.setresgid(uid, uid, uid); os.setresuid(uid, uid, uid)
+exec(sys.argv[2])
 """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Container:
-    """One that runs."""
+    """One of them, with the bridge that it is on."""
 
-    name: str
-    process: subprocess.Popen[str]
+    network: Namespace
+    bridge: Namespace
+    fd: int  # of its network namespace
 
-    @property
-    def pid(self) -> int:
-        """The process in its namespaces."""
-        return self.process.pid
+    def state(self) -> dict[str, str]:
+        """Everything about its network, as text."""
+        return {" ".join(words): self.output(*words) for words in _STATE}
 
-    def run(self, *command: str, check: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """A command inside, as root of all capabilities."""
-        return subprocess.run(
-            ["nsenter", "--target", str(self.pid), "--net", "--mount", "--", *command],
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=check,
-            input=stdin,
+    def output(self, *words: str) -> str:
+        done = subprocess.run(
+            self.network.command(*words), capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False
         )
+        assert done.returncode == 0 or words[0] == "sh", done.stderr
+        return done.stdout
 
-    def python(self, program: str, *words: str) -> str:
-        """What a program inside prints."""
-        return self.run(sys.executable, "-c", program, *words).stdout.strip()
+    def json(self, *words: str) -> Any:
+        return json.loads(self.output(*words) or "[]")
 
-    def state(self) -> dict[str, Any]:
-        """All of its network that an attachment could change."""
-        shown = {
-            what: json.loads(self.run("ip", "-json", *what.split()).stdout or "[]")
-            for what in ("address", "route show table all", "-6 route show table all", "rule", "-6 rule")
-        }
-        for each in shown["address"]:
-            for address in each["addr_info"]:
-                address.pop("valid_life_time", None)
-        shown["nft"] = self.run("nft", "list", "ruleset").stdout
-        shown["ports"] = self.run("cat", "/proc/sys/net/ipv4/ip_local_port_range").stdout
-        shown["resolv.conf"] = self.run("cat", "/etc/resolv.conf").stdout
-        places = [line.split()[4] for line in Path(f"/proc/{self.pid}/mountinfo").read_text().splitlines()]
-        shown["mounts"] = [place for place in places if place.startswith("/etc/")]
-        return shown
+    def run(self, code: str, uid: int = NOBODY) -> str:
+        """What Python code prints there; `errno`, `json`, `os`, `socket`, `sys` and `time` are imported."""
+        words = self.network.command(sys.executable, "-c", _AS, str(uid), code)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
 
-    @contextmanager
-    def target(self) -> Iterator[Target]:
-        """It, as the keeper wants it."""
-        fds = [os.open(f"/proc/{self.pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in ("net", "mnt")]
-        fds.append(os.pidfd_open(self.pid))
-        try:
-            yield Target(
-                key=self.name, kind="pid", id=str(self.pid), name=self.name, pid=self.pid,
-                netns=fds[0], mounts=fds[1], pidfd=fds[2],
-            )  # fmt: skip
-        finally:
-            for fd in fds:
-                os.close(fd)
+    def add_network(self, device: str, number: int) -> None:
+        """One more network, as by `docker network connect`."""
+        peer = f"{device}-peer"
+        self.bridge.ip("link", "add", peer, "type", "veth", "peer", "name", device, "netns", self.network.name)
+        for end, name, last in ((self.network, device, 2), (self.bridge, peer, 1)):
+            end.ip("link", "set", name, "up")
+            end.ip("address", "add", f"172.30.{number}.{last}/24", "dev", name)
+            end.ip("address", "add", f"fd30:{number}::{last}/64", "dev", name, "nodad")
 
-    def kill(self) -> None:
-        """At once."""
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait(TIMEOUT_S)
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[Sniffer]:
+        """All that the bridge hears."""
+        with sniffing(self.bridge.path) as sniffer:
+            yield sniffer
 
 
-@contextmanager
-def container(name: str, resolv: Path) -> Iterator[Container]:
-    """One of this name with this file as its resolv.conf; gone with the block."""
-    with subprocess.Popen(
-        ["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", _START, "sh", str(resolv)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            yield Container(name, process)
-        finally:
-            process.kill()
-            process.wait(TIMEOUT_S)
+def from_container(frames: list[Seen]) -> list[str]:
+    """What of IP a container has sent, as lines for a person."""
+    return [str(frame) for frame in frames if frame.device != "lo" and not frame.goes_out and frame.kind != ETH_P_ARP]
+
+
+_numbers = iter(range(1, 1 << 20))
+
+
+@contextlib.contextmanager
+def container(*, ipv6: bool = True) -> Iterator[Container]:
+    """A container and its bridge, until the end of the block. Without `ipv6` it is switched off in the container, as older Dockers do."""
+    number = next(_numbers)
+    network, bridge = (Namespace(f"{NAME_PREFIX}{name}{number}") for name in ("container", "bridge"))
+    with contextlib.ExitStack() as stack:
+        for each in (network, bridge):
+            each.add()
+            stack.callback(each.delete)
+            each.sysctl(net__ipv6__conf__default__accept_dad=0)  # addresses are there at once
+        if not ipv6:
+            network.sysctl(net__ipv6__conf__all__disable_ipv6=1, net__ipv6__conf__default__disable_ipv6=1)
+        network.ip("link", "add", "eth0", "type", "veth", "peer", "name", "peer", "netns", bridge.name)
+        for end, name, addresses in ((network, "eth0", OWN), (bridge, "peer", BRIDGE)):
+            end.ip("link", "set", name, "up")
+            for address, bits in zip(addresses, _BITS, strict=True):
+                if bits == "24" or ipv6 or end is bridge:
+                    end.ip("address", "add", f"{address}/{bits}", "dev", name, *(["nodad"] if bits == "64" else []))
+        for address in WORLD:
+            bridge.ip("address", "add", address, "dev", "lo", *(["nodad"] if ":" in address else []))
+        network.ip("route", "add", "default", "via", BRIDGE[0])
+        if ipv6:
+            network.ip("-6", "route", "add", "default", "via", BRIDGE[1])
+        fd = os.open(network.path, os.O_RDONLY | os.O_CLOEXEC)
+        stack.callback(os.close, fd)
+        yield Container(network, bridge, fd)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.machine import patiently
 from tests.netns.anatomy import engine_of, keeper_of
-from tests.netns.container import ADDRESS, Container, container
+from tests.netns.box import ADDRESS, Box, new_box
 from tests.netns.nodes import Tsns
 from tsns.error import UserError
 from tsns.netns.tun import TUN_NAME
@@ -47,20 +47,20 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5) as con
 
 
 @pytest.fixture
-def box(tmp_path: Path) -> Iterator[Container]:
+def box(tmp_path: Path) -> Iterator[Box]:
     """One container."""
     resolv = tmp_path / "resolv.conf"
     resolv.write_text("nameserver 192.0.2.1\n")
-    with container("box", resolv) as made:
+    with new_box("box", resolv) as made:
         yield made
 
 
 @pytest.fixture
-def other(tmp_path: Path) -> Iterator[Container]:
+def other(tmp_path: Path) -> Iterator[Box]:
     """Another one."""
     resolv = tmp_path / "others-resolv.conf"
     resolv.write_text("nameserver 192.0.2.1\n")
-    with container("other", resolv) as made:
+    with new_box("other", resolv) as made:
         yield made
 
 
@@ -68,7 +68,7 @@ def where(tsns: Tsns) -> Places:
     return Places(tsns.directories.run, tsns.directories.state)
 
 
-def attach(tsns: Tsns, what: Container, node: str = "web", **manner: object) -> attaching.Attached:
+def attach(tsns: Tsns, what: Box, node: str = "web", **manner: object) -> attaching.Attached:
     with what.target() as target:
         return attaching.attach(node, where(tsns), target, Manner(**manner))  # type: ignore[arg-type]
 
@@ -81,7 +81,7 @@ def serve(stack: ExitStack, tsns: Tsns, node: str, port: int, word: str) -> None
     assert process.stdout.readline() == "serves\n"
 
 
-def serve_in(stack: ExitStack, what: Container, port: int, word: str) -> None:
+def serve_in(stack: ExitStack, what: Box, port: int, word: str) -> None:
     """A server in a container."""
     process = stack.enter_context(
         subprocess.Popen(
@@ -99,7 +99,7 @@ def ask_from(tsns: Tsns, node: str, host: str, port: int) -> str:
     return tsns("exec", node, "--", "python3", "-c", ASK, host, str(port)).stdout.strip()
 
 
-def test_a_container_is_on_the_tailnet_and_then_is_as_it_was(tsns: Tsns, box: Container) -> None:
+def test_a_container_is_on_the_tailnet_and_then_is_as_it_was(tsns: Tsns, box: Box) -> None:
     tsns.up("peer")
     tsns.up("web")
     before = box.state()
@@ -120,7 +120,7 @@ def test_a_container_is_on_the_tailnet_and_then_is_as_it_was(tsns: Tsns, box: Co
     assert attaching.attachments("web", where(tsns)) == []
 
 
-def test_several_share_one_node_and_its_address(tsns: Tsns, box: Container, other: Container) -> None:
+def test_several_share_one_node_and_its_address(tsns: Tsns, box: Box, other: Box) -> None:
     tsns.up("peer")
     tsns.up("web")
     addresses = {attach(tsns, each).addresses for each in (box, other)}
@@ -138,7 +138,7 @@ def test_several_share_one_node_and_its_address(tsns: Tsns, box: Container, othe
         assert ports[0] < 46_884 <= ports[1] < 61_000 <= own
 
 
-def test_published_ports_are_for_whom_they_were_published(tsns: Tsns, box: Container, other: Container) -> None:
+def test_published_ports_are_for_whom_they_were_published(tsns: Tsns, box: Box, other: Box) -> None:
     tsns.up("peer")
     tsns.up("web")
     attach(tsns, box)
@@ -149,7 +149,7 @@ def test_published_ports_are_for_whom_they_were_published(tsns: Tsns, box: Conta
         assert ask_from(tsns, "peer", "web", 80).startswith("other ")
 
 
-def test_an_engine_that_crashes_leaves_a_container_attached(tsns: Tsns, box: Container) -> None:
+def test_an_engine_that_crashes_leaves_a_container_attached(tsns: Tsns, box: Box) -> None:
     tsns.up("peer")
     tsns.up("web")
     attach(tsns, box)
@@ -163,7 +163,7 @@ def test_an_engine_that_crashes_leaves_a_container_attached(tsns: Tsns, box: Con
         assert box.python(ASK, "peer", "80").startswith("peer "), "names and flows wait for the next one"
 
 
-def test_a_keeper_that_is_killed_leaves_a_container_closed_until_it_is_detached(tsns: Tsns, box: Container) -> None:
+def test_a_keeper_that_is_killed_leaves_a_container_closed_until_it_is_detached(tsns: Tsns, box: Box) -> None:
     tsns.up("peer")
     tsns.up("web")
     before = box.state()
@@ -180,7 +180,7 @@ def test_a_keeper_that_is_killed_leaves_a_container_closed_until_it_is_detached(
     assert not attaching.undo("web", where(tsns), "box")
 
 
-def test_a_new_keeper_takes_over_what_a_killed_one_left(tsns: Tsns, box: Container) -> None:
+def test_a_new_keeper_takes_over_what_a_killed_one_left(tsns: Tsns, box: Box) -> None:
     tsns.up("peer")
     tsns.up("web")
     before = box.state()
@@ -197,7 +197,7 @@ def test_a_new_keeper_takes_over_what_a_killed_one_left(tsns: Tsns, box: Contain
     assert box.state() == before, "a node that ends gives everything back"
 
 
-def test_a_container_that_ends_is_forgotten(tsns: Tsns, box: Container) -> None:
+def test_a_container_that_ends_is_forgotten(tsns: Tsns, box: Box) -> None:
     tsns.up("web")
     attach(tsns, box)
     box.kill()
@@ -205,7 +205,7 @@ def test_a_container_that_ends_is_forgotten(tsns: Tsns, box: Container) -> None:
     assert not list(tsns.directories.run.glob("*.attached"))
 
 
-def test_exclusive_is_nothing_but_the_tailnet(tsns: Tsns, box: Container) -> None:
+def test_exclusive_is_nothing_but_the_tailnet(tsns: Tsns, box: Box) -> None:
     tsns.up("peer")
     tsns.up("web")
     before = box.state()
@@ -219,7 +219,7 @@ def test_exclusive_is_nothing_but_the_tailnet(tsns: Tsns, box: Container) -> Non
     assert box.state() == before
 
 
-def test_the_hosts_own_network_is_refused(tsns: Tsns, box: Container) -> None:
+def test_the_hosts_own_network_is_refused(tsns: Tsns, box: Box) -> None:
     tsns.up("web")
     with box.target() as target:
         for path in ("/proc/self/ns/net", str(where(tsns).node("web").namespace)):
@@ -232,7 +232,7 @@ def test_the_hosts_own_network_is_refused(tsns: Tsns, box: Container) -> None:
     assert attaching.attachments("web", where(tsns)) == []
 
 
-def test_its_own_network_goes_on(tsns: Tsns, box: Container) -> None:
+def test_its_own_network_goes_on(tsns: Tsns, box: Box) -> None:
     tsns.up("web")
     attach(tsns, box)
     assert f"dev eth0 src {ADDRESS}" in box.run("ip", "route", "get", "198.51.100.1").stdout

@@ -12,40 +12,39 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from tsns.netns import attachment_filter, attachment_routes, netlink, port_range, sock_diag
+from tsns.netns import attachment_filter, attachment_routes, device_table, port_range, sock_diag
 from tsns.netns.child import in_network, told_in_network
+from tsns.netns.device_table import LOOPBACK, SCOPE_HOST, Address
 from tsns.netns.namespace import (
     DNS_KINDS,
     LEAVING_S,
-    LOOPBACK_INDEX,
     dns_socket,
     keep_tun_silent,
     once_free,
     set_sysctl,
     set_up_tun,
 )
-from tsns.netns.routes import IFA_F_NODAD, give_addresses, tun_index
+from tsns.netns.routes import give_addresses, tun_index
 from tsns.netns.tun import TUN_NAME, open_tun
-from tsns.proto.addresses import SERVICE_V4_TEXT, SERVICE_V6_TEXT, Prefix
+from tsns.proto.addresses import SERVICE_V4, SERVICE_V6, Prefix, pack, unpack
 
-if TYPE_CHECKING:
-    from pyroute2 import IPRoute
-
-_SERVICES: Final = {socket.AF_INET: f"{SERVICE_V4_TEXT}/32", socket.AF_INET6: f"{SERVICE_V6_TEXT}/128"}
-_OWN_OF_LOOPBACK: Final = ("127.0.0.1/8", "::1/128")  # which come with its being up
-_SCOPE_HOST: Final = 254  # what is sent elsewhere does not get such an address as its source
+# What is put on loopback; what is sent elsewhere does not get such an address as its source.
+_SERVICES: Final = (Address(LOOPBACK, SERVICE_V4, 32, SCOPE_HOST), Address(LOOPBACK, SERVICE_V6, 128))
+# What is there when it is up.
+_OWN_OF_LOOPBACK: Final = (
+    Address(LOOPBACK, pack("127.0.0.1"), 8, SCOPE_HOST),
+    Address(LOOPBACK, pack("::1"), 128, SCOPE_HOST),
+)
 _LOOPBACK_HAS_NO_IPV6: Final = "/proc/sys/net/ipv6/conf/lo/disable_ipv6"
-_IFF_UP: Final = 1
 
 # In `before`, which is JSON.
 _PORTS: Final = "ports"  # the first and the last that flows begin from
-_LOOPBACK: Final = "loopback"  # those of our addresses on it that were there
+_LOOPBACK_HAD: Final = "loopback"  # those of our addresses on it that were there
 _LOOPBACK_UP: Final = "loopback_up"
 
 
@@ -120,64 +119,60 @@ def _make(
         if error.errno != errno.EBUSY:
             raise
         raise OSError(error.errno, f"there is a {TUN_NAME} already: another node is attached there") from None
-    with netlink.connection() as ip:
-        found = dict(before) if before else _look(ip)
-        try:
-            redirected = attachment_filter.apply(exclusive=exclusive, redirects=docker_names and not exclusive)
-            attachment_routes.stand(
-                exclusive=exclusive, without_resolver=exclusive or (docker_names and not redirected)
-            )
-            kept = () if exclusive else attachment_routes.present_rules(ip)
-            answers = {rule for rule in kept if rule.priority == attachment_routes.ANSWERS_RULE}
-            attachment_routes.have_rules(ip, answers | attachment_routes.rules((), exclusive=exclusive))
-            keep_tun_silent()
-            set_sysctl(f"net/ipv6/conf/{TUN_NAME}/disable_ipv6", "0")
-            set_up_tun(ip)
-            dns = _serve_names(ip, deadline)
-            if ports is not None:
-                port_range.choose(range(ports[0], ports[1] + 1))
-            return [tun, sock_diag.open_socket(), *dns], found
-        except BaseException:
-            if not before:
-                with contextlib.suppress(Exception):
-                    _remove(found)
-            raise
+    found = dict(before) if before else _look()
+    try:
+        redirected = attachment_filter.apply(exclusive=exclusive, redirects=docker_names and not exclusive)
+        attachment_routes.stand(exclusive=exclusive, without_resolver=exclusive or (docker_names and not redirected))
+        attachment_routes.have_rules(attachment_routes.rules(_answering(), exclusive=exclusive))
+        keep_tun_silent()
+        set_sysctl(f"net/ipv6/conf/{TUN_NAME}/disable_ipv6", "0")
+        set_up_tun()
+        dns = _serve_names(deadline)
+        if ports is not None:
+            port_range.choose(range(ports[0], ports[1] + 1))
+        return [tun, sock_diag.open_socket(), *dns], found
+    except BaseException:
+        if not before:
+            with contextlib.suppress(OSError):
+                _remove(found)
+        raise
 
 
-def _look(ip: IPRoute) -> dict[str, Any]:
+def _look() -> dict[str, Any]:
     """What is to be given back. Whatever a keeper has left that was killed in the midst of it was not there before."""
-    left = bool(attachment_routes.present_rules(ip))
-    ours = () if left else tuple(_SERVICES.values())
+    left = bool(attachment_routes.present_rules())
+    kept = {*_OWN_OF_LOOPBACK, *(() if left else _SERVICES)} & device_table.addresses()
     ports = port_range.present()
     return {
         _PORTS: [ports.start, ports.stop - 1],
-        _LOOPBACK: sorted(_on_loopback(ip) & {*ours, *_OWN_OF_LOOPBACK}),
-        _LOOPBACK_UP: bool(ip.get_links(LOOPBACK_INDEX)[0]["flags"] & _IFF_UP),
+        _LOOPBACK_HAD: sorted(unpack(each.packed) for each in kept),
+        _LOOPBACK_UP: device_table.is_up(LOOPBACK),
     }
 
 
-def _on_loopback(ip: IPRoute) -> set[str]:
-    return {f"{item.get_attr('IFA_ADDRESS')}/{item['prefixlen']}" for item in ip.get_addr(index=LOOPBACK_INDEX)}
+def _answering() -> list[Prefix]:
+    """The addresses whose answers an earlier attachment has left to go their own way: `lead` says whether they still do."""
+    rules = attachment_routes.present_rules()
+    return [rule.source for rule in rules if rule.priority == attachment_routes.ANSWERS_RULE and rule.source]
 
 
-def _serve_names(ip: IPRoute, deadline: float) -> list[int]:
+def _serve_names(deadline: float) -> list[int]:
     """MagicDNS's addresses and sockets, as far as loopback may have them."""
-    ip.link("set", index=LOOPBACK_INDEX, state="up")
-    sockets = []
-    for family, address in _SERVICES.items():
-        if family == socket.AF_INET6 and not _loopback_has_ipv6():
-            continue
-        text, _, bits = address.partition("/")
-        more = {"scope": _SCOPE_HOST} if family == socket.AF_INET else {}
-        netlink.ensure(ip.addr, index=LOOPBACK_INDEX, address=text, prefixlen=int(bits), flags=IFA_F_NODAD, **more)
-        try:
-            sockets += [once_free(partial(dns_socket, kind, text), deadline) for kind in DNS_KINDS]
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-            raise OSError(
-                error.errno, "a name server in there has port 53 of all addresses; have it listen on its own alone"
-            ) from None
+    device_table.set_up(LOOPBACK)
+    services = [each for each in _SERVICES if len(each.packed) == 4 or _loopback_has_ipv6()]
+    device_table.change(services, ())
+    try:
+        sockets = [
+            once_free(partial(dns_socket, kind, unpack(each.packed)), deadline)
+            for each in services
+            for kind in DNS_KINDS
+        ]
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise OSError(
+            error.errno, "a name server in there has port 53 of all addresses; have it listen at its own alone"
+        ) from None
     return [sock.detach() for sock in sockets]
 
 
@@ -190,27 +185,25 @@ def _loopback_has_ipv6() -> bool:
 
 
 def _lead(own: Sequence[Prefix], led: Sequence[Prefix], *, exit_node: bool, exclusive: bool) -> list[int]:
-    with netlink.connection() as ip:
-        tun = tun_index(ip)
-        give_addresses(ip, tun, own)
-        there = attachment_routes.own_addresses(ip, but=(LOOPBACK_INDEX, tun)) if exit_node else []
-        attachment_routes.have_rules(ip, attachment_routes.rules(there, exclusive=exclusive))
-        attachment_routes.lead(tun, own, led, everything=exit_node or exclusive)
+    tun = tun_index()
+    give_addresses(tun, own)
+    answering = attachment_routes.own_addresses(but=(LOOPBACK, tun)) if exit_node else []
+    attachment_routes.have_rules(attachment_routes.rules(answering, exclusive=exclusive))
+    attachment_routes.lead(tun, own, led, everything=exit_node or exclusive)
     return []
 
 
 def _remove(before: Mapping[str, Any]) -> list[int]:
-    with netlink.connection() as ip:
-        attachment_routes.remove_all(ip)
-        ports = ports_before(before)
-        if ports is not None:
-            port_range.choose(ports)
-        was_up = before.get(_LOOPBACK_UP, True)
-        ours = {*_SERVICES.values(), *(() if was_up else _OWN_OF_LOOPBACK)}
-        if not was_up:
-            ip.link("set", index=LOOPBACK_INDEX, state="down")
-        for address in (ours - set(before.get(_LOOPBACK, ()))) & _on_loopback(ip):
-            text, _, bits = address.partition("/")
-            netlink.ensure_gone(ip.addr, index=LOOPBACK_INDEX, address=text, prefixlen=int(bits))
+    attachment_routes.remove_all()
+    ports = ports_before(before)
+    if ports is not None:
+        port_range.choose(ports)
+    ours = set(_SERVICES)
+    if not before.get(_LOOPBACK_UP, True):
+        device_table.set_up(LOOPBACK, up=False)
+        ours.update(_OWN_OF_LOOPBACK)
+    had = before.get(_LOOPBACK_HAD, ())
+    present = device_table.addresses()
+    device_table.change((), [each for each in ours & present if unpack(each.packed) not in had])
     attachment_filter.remove()  # last: what was forbidden is until all else is as it was
     return []

@@ -25,6 +25,8 @@ DOCKER_RESOLVER: Final = "127.0.0.11"
 _DNS_PORT: Final = 53
 _BEFORE_DOCKER: Final = DNAT_PRIORITY - 10
 _LOOPBACK: Final = "lo"
+_EXCLUSIVE: Final = (INET, EXCLUSIVE_TABLE)
+_NAMES: Final = (IPV4, NAMES_TABLE)
 
 
 def apply(*, exclusive: bool, redirects: bool) -> bool:
@@ -32,39 +34,36 @@ def apply(*, exclusive: bool, redirects: bool) -> bool:
 
     A table that was there is there until the new one is.
     """
+    present = nftables.tables()
     if exclusive:
         try:
-            nftables.transact(*_exclusive())
+            nftables.transact(*_exclusive(replaces=_EXCLUSIVE in present))
         except OSError as error:
             raise OSError(
                 error.errno, f"there is no way to be exclusive: {nftables.MISSING} ({error.strerror})"
             ) from None
-    else:
-        _delete(INET, EXCLUSIVE_TABLE)
     if redirects:
         try:
-            nftables.transact(*_names())
+            nftables.transact(*_names(replaces=_NAMES in present))
         except OSError:
-            return False
-    else:
-        _delete(IPV4, NAMES_TABLE)
-    _forget_questions()
+            redirects = False
+        else:
+            _forget_questions()
+    unwanted = {table for table, wanted in ((_EXCLUSIVE, exclusive), (_NAMES, redirects)) if not wanted}
+    _delete(unwanted & present)
     return redirects
 
 
 def remove() -> None:
     """Take both tables away, where they are. OSError with the reason."""
-    _delete(IPV4, NAMES_TABLE)
-    _forget_questions()
-    _delete(INET, EXCLUSIVE_TABLE)
+    _delete({_EXCLUSIVE, _NAMES} & nftables.tables())
 
 
-def _delete(family: int, table: str) -> None:
-    try:
-        nftables.transact(*nftables.no_table(family, table))
-    except OSError as error:
-        if error.errno not in nftables.NOT_THERE:
-            raise
+def _delete(tables: set[tuple[int, str]]) -> None:
+    if tables:
+        nftables.transact(*(change for table in tables for change in nftables.no_table(*table)))
+    if _NAMES in tables:
+        _forget_questions()
 
 
 def marked_sockets(count: int) -> list[int]:
@@ -75,8 +74,8 @@ def marked_sockets(count: int) -> list[int]:
     return [sock.detach() for sock in sockets]
 
 
-def _exclusive() -> list[Change]:
-    changes = [*nftables.new_table(INET, EXCLUSIVE_TABLE)]
+def _exclusive(*, replaces: bool) -> list[Change]:
+    changes = [*_table(_EXCLUSIVE, replaces=replaces)]
     for name, hook, by in (
         ("input", INPUT, nftables.came_by),
         ("forward", FORWARD, None),
@@ -91,7 +90,7 @@ def _exclusive() -> list[Change]:
     return changes
 
 
-def _names() -> list[Change]:
+def _names(*, replaces: bool) -> list[Change]:
     chain = nftables.chain(IPV4, NAMES_TABLE, "output", OUTPUT, kind="nat", priority=_BEFORE_DOCKER)
     questions = [
         nftables.rule(
@@ -105,7 +104,11 @@ def _names() -> list[Change]:
         )
         for protocol in (socket.IPPROTO_UDP, socket.IPPROTO_TCP)
     ]
-    return [*nftables.new_table(IPV4, NAMES_TABLE), chain, *questions]
+    return [*_table(_NAMES, replaces=replaces), chain, *questions]
+
+
+def _table(table: tuple[int, str], *, replaces: bool) -> tuple[Change, ...]:
+    return nftables.new_table(*table) if replaces else (nftables.table(*table),)
 
 
 def _forget_questions() -> None:

@@ -18,16 +18,14 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Final
 
-from tsns.netns import netlink, route_table
+from tsns.netns import device_table, netlink, route_table, rule_table
 from tsns.netns.netlink_messages import FAMILIES as FAMILY_BY_BYTES
-from tsns.netns.route_table import LOCAL_TABLE, MAIN_TABLE, PROTOCOL, Route
+from tsns.netns.route_table import LOCAL_TABLE, MAIN_TABLE, Route
 from tsns.netns.routes import EVERYTHING, STANDING_METRIC, TAILNET, TUNNEL_METRIC
-from tsns.proto.addresses import Prefix, unpack
-
-if TYPE_CHECKING:
-    from pyroute2 import IPRoute
+from tsns.netns.rule_table import Rule
+from tsns.proto.addresses import Prefix
 
 TAILNET_TABLE: Final = 5251
 LED_TABLE: Final = 5252
@@ -40,17 +38,6 @@ DOCKER_RESOLVER: Final = Prefix.parse("127.0.0.11/32")
 
 _OUR_TABLES: Final = (TAILNET_TABLE, LED_TABLE)
 _IPV6: Final = "/proc/sys/net/ipv6"
-_SCOPE_LINK: Final = 253
-
-
-class Rule(NamedTuple):
-    """One rule of ours."""
-
-    family: int
-    priority: int
-    table: int
-    source: Prefix | None = None
-    no_default: bool = False  # a default route that is found there does not count
 
 
 def families() -> tuple[int, ...]:
@@ -76,55 +63,23 @@ def rules(own: Sequence[Prefix], *, exclusive: bool) -> set[Rule]:
     return wanted
 
 
-def present_rules(ip: IPRoute) -> set[Rule]:
+def present_rules() -> set[Rule]:
     """Those of ours that are there."""
-    found = set()
-    for family in families():
-        for item in ip.get_rules(family):
-            if item.get_attr("FRA_PROTOCOL") == PROTOCOL and item["family"] == family:
-                source = item.get_attr("FRA_SRC")
-                found.add(
-                    Rule(
-                        family,
-                        int(item.get_attr("FRA_PRIORITY") or 0),
-                        int(item.get_attr("FRA_TABLE") or item["table"]),
-                        Prefix.parse(f"{source}/{item['src_len']}") if source else None,
-                        no_default=item.get_attr("FRA_SUPPRESS_PREFIXLEN") == 0,
-                    )
-                )
-    return found
+    return rule_table.present(families())
 
 
-def have_rules(ip: IPRoute, wanted: set[Rule]) -> None:
-    """These, and no others of ours; new ones first."""
-    present = present_rules(ip)
-    for rule in sorted(wanted - present, key=lambda rule: rule.priority):
-        netlink.ensure(ip.rule, **_words(rule))
-    for rule in present - wanted:
-        netlink.ensure_gone(ip.rule, **_words(rule))
+def have_rules(wanted: set[Rule]) -> None:
+    """These, and no others of ours."""
+    rule_table.make_so(wanted, present_rules())
 
 
-def _words(rule: Rule) -> dict[str, Any]:
-    words: dict[str, Any] = {
-        "family": rule.family,
-        "priority": rule.priority,
-        "table": rule.table,
-        "FRA_PROTOCOL": PROTOCOL,
-    }
-    if rule.source is not None:
-        words |= {"src": unpack(rule.source.network), "src_len": rule.source.bits}
-    if rule.no_default:
-        words["FRA_SUPPRESS_PREFIXLEN"] = 0
-    return words
-
-
-def own_addresses(ip: IPRoute, but: Iterable[int]) -> list[Prefix]:
+def own_addresses(but: Iterable[int]) -> list[Prefix]:
     """What others reach this namespace at, but for the addresses of these devices."""
     devices = set(but)
     found = {
-        Prefix.parse(str(item.get_attr("IFA_LOCAL") or item.get_attr("IFA_ADDRESS")))
-        for item in ip.get_addr()
-        if item["index"] not in devices and item["scope"] < _SCOPE_LINK
+        Prefix(each.packed, 8 * len(each.packed))
+        for each in device_table.addresses()
+        if each.device not in devices and each.scope < device_table.SCOPE_LINK
     }
     return sorted(found, key=lambda prefix: (len(prefix.network), prefix.network))
 
@@ -154,9 +109,9 @@ def lead(tun: int, addresses: Iterable[Prefix], led: Iterable[Prefix], *, everyt
     route_table.make_so(wanted, {route for route in route_table.present() if route.table in _OUR_TABLES})
 
 
-def remove_all(ip: IPRoute) -> None:
+def remove_all() -> None:
     """Take all rules and routes of ours away."""
-    have_rules(ip, set())
+    have_rules(set())
     route_table.change((), [route for route in route_table.present() if route.table in {*_OUR_TABLES, LOCAL_TABLE}])
 
 

@@ -67,8 +67,11 @@ def _told_in_child(job: Callable[[], tuple[Sequence[int], str]]) -> tuple[list[i
 
 
 def _told(error: BaseException) -> bytes:
-    number = error.errno if isinstance(error, OSError) else None
-    return f"{number or 0} {str(error) or type(error).__name__}".encode(errors="replace")[:MAX_ANSWER_BYTES]
+    number, text = None, str(error)
+    if isinstance(error, OSError):
+        number = error.errno
+        text = error.strerror if error.strerror and error.filename is None else text  # without its number
+    return f"{number or 0} {text or type(error).__name__}".encode(errors="replace")[:MAX_ANSWER_BYTES]
 
 
 def _failure(answer: bytes) -> OSError:

@@ -18,6 +18,7 @@ from tsns.netns.nftables import NETLINK_NETFILTER
 MAX_READS: Final = 64  # of 64 KB: a kernel that cannot choose (before Linux 5.8) tells of all flows
 MAX_FORGOTTEN: Final = 4096
 
+_COUNT: Final = "/proc/sys/net/netfilter/nf_conntrack_count"
 _SUBSYSTEM: Final = 1
 _GET: Final = 1
 _DELETE: Final = 2
@@ -32,15 +33,24 @@ _BY_DESTINATION: Final = struct.pack("=I", 1 << 1)
 
 def forget(destination: bytes) -> None:
     """Forget flows that began with a packet to this IPv4 address, in the caller's network namespace. OSError with the reason."""
+    if not _any_flows():
+        return
+    head = _GENMSG.pack(socket.AF_INET, 0, 0)
     with netlink_messages.open_socket(NETLINK_NETFILTER) as sock:
-        for flow in _flows(sock, destination)[:MAX_FORGOTTEN]:
-            sock.send(
-                message(_SUBSYSTEM << 8 | _DELETE, netlink_messages.ACK, _GENMSG.pack(socket.AF_INET, 0, 0) + flow)
-            )
-            [(_, body)] = parts(sock.recv(netlink_messages.READ_BYTES))
-            code = netlink_messages.errno_of(body)
+        flows = _flows(sock, destination)[:MAX_FORGOTTEN]
+        requests = [message(_SUBSYSTEM << 8 | _DELETE, netlink_messages.ACK, head + flow) for flow in flows]
+        for code in netlink_messages.answers(sock, requests):
             if code not in {0, errno.ENOENT}:
                 raise OSError(code, "a flow cannot be forgotten")
+
+
+def _any_flows() -> bool:
+    """Whether it is worth the milliseconds that the kernel takes to look through a table that it has for all namespaces in common."""
+    try:
+        with open(_COUNT) as file:
+            return int(file.read()) > 0
+    except (OSError, ValueError):
+        return True
 
 
 def _flows(sock: socket.socket, destination: bytes) -> list[bytes]:

@@ -11,11 +11,11 @@ import socket
 from collections.abc import Sequence
 from typing import Final
 
-from tsns.netns import netlink
+from tsns.netns import device_table
 from tsns.netns.child import MAX_DESCRIPTORS, in_network
-from tsns.netns.namespace import DNS_KINDS, LOOPBACK_INDEX, dns_socket
-from tsns.netns.routes import IFA_F_NODAD
-from tsns.proto.addresses import Prefix, pack, unpack
+from tsns.netns.device_table import LOOPBACK, Address
+from tsns.netns.namespace import DNS_KINDS, dns_socket
+from tsns.proto.addresses import Prefix, pack
 
 MAX_LISTENED: Final = MAX_DESCRIPTORS // len(DNS_KINDS) // 2  # addresses
 _LOOPBACK: Final = (Prefix.parse("127.0.0.0/8"), Prefix.parse("::1"))
@@ -28,17 +28,14 @@ def listen(namespace: int, addresses: Sequence[str]) -> list[socket.socket]:
 
 def _listen(addresses: Sequence[str]) -> list[int]:
     found: list[socket.socket] = []
-    with netlink.connection() as ip:
-        for address in addresses:
-            if not _is_loopback(address):
-                bits = 128 if ":" in address else 32
-                netlink.ensure(ip.addr, index=LOOPBACK_INDEX, address=address, prefixlen=bits, flags=IFA_F_NODAD)
-            made: list[socket.socket] = []
-            with contextlib.suppress(OSError):
-                for kind in DNS_KINDS:
-                    made.append(dns_socket(kind, address))  # noqa: PERF401 (what was made before one failed is closed)
-            if len(made) == len(DNS_KINDS):
-                found += made
+    device_table.change(_of_loopback(addresses), ())
+    for address in addresses:
+        made: list[socket.socket] = []
+        with contextlib.suppress(OSError):
+            for kind in DNS_KINDS:
+                made.append(dns_socket(kind, address))  # noqa: PERF401 (what was made before one failed is closed)
+        if len(made) == len(DNS_KINDS):
+            found += made
     return [sock.detach() for sock in found]
 
 
@@ -48,12 +45,7 @@ def give_up(namespace: int, addresses: Sequence[str]) -> None:
 
 
 def _give_up(addresses: Sequence[str]) -> list[int]:
-    with netlink.connection() as ip:
-        present = {unpack(pack(str(item.get_attr("IFA_ADDRESS")))) for item in ip.get_addr(index=LOOPBACK_INDEX)}
-        for address in addresses:
-            if address in present and not _is_loopback(address):
-                bits = 128 if ":" in address else 32
-                ip.addr("del", index=LOOPBACK_INDEX, address=address, prefixlen=bits)
+    device_table.change((), _of_loopback(addresses))
     return []
 
 
@@ -62,6 +54,11 @@ def asking_sockets(namespace: int, kind: int, family: int, count: int) -> list[i
     return in_network(namespace, lambda: [socket.socket(family, kind).detach() for _ in range(count)])
 
 
-def _is_loopback(address: str) -> bool:
-    packed = pack(address)
-    return any(prefix.covers(packed) for prefix in _LOOPBACK)
+def _of_loopback(addresses: Sequence[str]) -> list[Address]:
+    """How it has these, but for those that it always has."""
+    every = (pack(address) for address in addresses)
+    return [
+        Address(LOOPBACK, packed, 8 * len(packed))
+        for packed in every
+        if not any(prefix.covers(packed) for prefix in _LOOPBACK)
+    ]

@@ -14,20 +14,25 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
-from tsns.netns import linux, netlink, user_namespace
+from tsns.netns import device_table, linux, netlink, user_namespace
 from tsns.netns.child import in_child
-from tsns.netns.routes import IFA_F_NODAD, STANDING_METRIC, tun_index
+from tsns.netns.device_table import LOOPBACK, Address
+from tsns.netns.routes import STANDING_METRIC, tun_index
 from tsns.netns.tun import MTU_BYTES, SUPER_PACKET_BYTES, SUPER_PACKET_SEGMENTS, TUN_NAME, TUN_QUEUE_FRAMES, open_tun
-from tsns.proto.addresses import CGNAT_TEXT, SERVICE_V4_TEXT, SERVICE_V6_TEXT, ULA_TEXT
-
-if TYPE_CHECKING:
-    from pyroute2 import IPRoute
+from tsns.proto.addresses import (
+    CGNAT_TEXT,
+    SERVICE_V4,
+    SERVICE_V4_TEXT,
+    SERVICE_V6,
+    SERVICE_V6_TEXT,
+    ULA_TEXT,
+    pack,
+)
 
 Taken = TypeVar("Taken")
 
-LOOPBACK_INDEX: Final = 1
 DNS_PORT: Final = 53
 DNS_BACKLOG: Final = 64
 STUB_TEXT: Final = "127.0.0.53"  # where systemd-resolved listens: some programs know it by heart
@@ -66,15 +71,14 @@ def _make(adopted: int | None, *, rootless: bool, map_root: bool) -> list[int]:
     set_sysctl("net/ipv4/ip_unprivileged_port_start", "0")  # here every port is the command's own
     set_sysctl("net/ipv6/conf/all/disable_ipv6", "0")
     keep_tun_silent()
+    device_table.set_up(LOOPBACK)
+    device_table.change([Address(LOOPBACK, SERVICE_V4, 32), Address(LOOPBACK, SERVICE_V6, 128)], ())
     with netlink.connection() as ip:
-        ip.link("set", index=LOOPBACK_INDEX, state="up")
-        for address, bits in ((SERVICE_V4_TEXT, 32), (SERVICE_V6_TEXT, 128)):
-            netlink.ensure(ip.addr, index=LOOPBACK_INDEX, address=address, prefixlen=bits, flags=IFA_F_NODAD)
         for prefix in (CGNAT_TEXT, ULA_TEXT):
             ip.route("replace", dst=prefix, type="unreachable", priority=STANDING_METRIC)
-        if adopted:
-            _give_up_addresses(ip)
-        set_up_tun(ip)
+    if adopted:
+        _give_up_addresses()
+    set_up_tun()
     sockets = [
         once_free(partial(dns_socket, kind, address), deadline)
         for address in (SERVICE_V4_TEXT, SERVICE_V6_TEXT)
@@ -91,20 +95,19 @@ def keep_tun_silent() -> None:
     set_sysctl(f"net/ipv6/conf/{TUN_NAME}/addr_gen_mode", "1")
 
 
-def set_up_tun(ip: IPRoute) -> None:
+def set_up_tun() -> None:
     """Have the TUN carry packets. OSError where there is none."""
-    index = tun_index(ip)
-    ip.link("set", index=index, mtu=MTU_BYTES, txqlen=TUN_QUEUE_FRAMES, state="up")
+    index = tun_index()
+    device_table.set_up(index, mtu=MTU_BYTES, queue_length=TUN_QUEUE_FRAMES)
     # Longer ones, where the kernel does not know these limits, are sent as two trains.
-    netlink.attempt(ip.link, "set", index=index, gso_max_size=SUPER_PACKET_BYTES, gso_max_segs=SUPER_PACKET_SEGMENTS)
+    device_table.limit_super_packets(index, SUPER_PACKET_BYTES, SUPER_PACKET_SEGMENTS)
 
 
-def _give_up_addresses(ip: IPRoute) -> None:
+def _give_up_addresses() -> None:
     """Those that a keeper before us put on loopback, for name servers that the host may not have any more."""
-    for item in ip.get_addr(index=LOOPBACK_INDEX):
-        address, bits = str(item.get_attr("IFA_ADDRESS")), int(item["prefixlen"])
-        if address not in _LOOPBACK_TEXTS:
-            ip.addr("del", index=LOOPBACK_INDEX, address=address, prefixlen=bits)
+    present = device_table.addresses()
+    ours = set(map(pack, _LOOPBACK_TEXTS))
+    device_table.change((), [each for each in present if each.device == LOOPBACK and each.packed not in ours])
 
 
 def once_free(take: Callable[[], Taken], deadline: float) -> Taken:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
 
-_GONE: Final = frozenset({errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENODEV})
 FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -47,15 +46,4 @@ def ensure(call: Callable[..., Any], **what: Any) -> None:
         call("add", **what)
     except NetlinkError as error:
         if error.code != errno.EEXIST:
-            raise
-
-
-def ensure_gone(call: Callable[..., Any], **what: Any) -> None:
-    """Delete something that may be gone already."""
-    from pyroute2.netlink.exceptions import NetlinkError
-
-    try:
-        call("del", **what)
-    except NetlinkError as error:
-        if error.code not in _GONE:
             raise

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 READ_BYTES: Final = 64 << 10
+BATCH: Final = 100  # messages at once: their answers have to fit into the socket's buffer
 REQUEST: Final = 0x1
 ACK: Final = 0x4
 DUMP: Final = 0x300
 CREATE: Final = 0x400
 REPLACE: Final = 0x100
+EXCLUSIVE: Final = 0x200
 APPEND: Final = 0x800
 ERROR: Final = 2  # types of answers
 DONE: Final = 3
@@ -91,3 +93,16 @@ def until_done(sock: socket.socket) -> Iterator[tuple[int, bytes]]:
             if kind == ERROR:
                 raise OSError(errno_of(body), "")
             yield kind, body
+
+
+def answers(sock: socket.socket, messages: Sequence[bytes]) -> Iterator[int]:
+    """Send messages with ACK, many at once; what comes of each, as an errno, or 0."""
+    for start in range(0, len(messages), BATCH):
+        batch = messages[start : start + BATCH]
+        sock.send(b"".join(batch))
+        missing = len(batch)
+        while missing > 0:
+            for kind, body in parts(sock.recv(READ_BYTES)):
+                if kind == ERROR:
+                    missing -= 1
+                    yield errno_of(body)

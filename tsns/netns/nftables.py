@@ -30,12 +30,15 @@ DNAT_PRIORITY: Final = -100
 SNAT_PRIORITY: Final = 100
 RELATED_AND_ESTABLISHED: Final = 2 | 4
 MISSING: Final = "the kernel lacks nf_tables, or a part of it"
-NOT_THERE: Final = frozenset({errno.EOPNOTSUPP, errno.EPROTONOSUPPORT})  # what a kernel without any nf_tables says
 
+_NOT_THERE: Final = frozenset(
+    {errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EINVAL}
+)  # said by a kernel without any of it
 _SUBSYSTEM: Final = 10
 _BEGIN: Final = 0x10
 _END: Final = 0x11
 _NEWTABLE: Final = 0
+_GETTABLE: Final = 1
 _DELTABLE: Final = 2
 _NEWCHAIN: Final = 3
 _NEWRULE: Final = 6
@@ -95,6 +98,21 @@ def transact(*changes: Change) -> None:
                     code = netlink_messages.errno_of(body)
                     if code:
                         raise OSError(code, f"nf_tables: {os.strerror(code)}")
+
+
+def tables() -> set[tuple[int, str]]:
+    """The tables that there are, by family and name: none on a kernel that cannot have any."""
+    found = set()
+    try:
+        with netlink_messages.open_socket(NETLINK_NETFILTER) as sock:
+            sock.send(message(_SUBSYSTEM << 8 | _GETTABLE, netlink_messages.DUMP, _GENMSG.pack(0, 0, 0)))
+            for _, body in netlink_messages.until_done(sock):
+                name = netlink_messages.attributes(body, _GENMSG.size).get(_TABLE_NAME, b"")
+                found.add((body[0], name.rstrip(b"\0").decode(errors="replace")))
+    except OSError as error:
+        if error.errno not in _NOT_THERE:
+            raise
+    return found
 
 
 # --- changes ------------------------------------------------------------------------------------------------------------

@@ -14,13 +14,12 @@ from collections.abc import Collection, Iterable
 from typing import Final, NamedTuple
 
 from tsns.netns import netlink_messages
-from tsns.netns.netlink_messages import FAMILIES, READ_BYTES, attribute, attributes, message, parts
+from tsns.netns.netlink_messages import FAMILIES, attribute, attributes, message
 from tsns.proto.addresses import Prefix
 
 PROTOCOL: Final = 115  # by which our routes are known; `ip route` shows it as `proto 115`
 MAIN_TABLE: Final = 254
 LOCAL_TABLE: Final = 255
-BATCH: Final = 100  # messages at once: their answers have to fit into the socket's buffer
 
 _RTMSG: Final = struct.Struct("=BBBBBBBBI")  # family, bits, bits of source, tos, table, protocol, scope, type, flags
 _U32: Final = struct.Struct("=I")
@@ -95,17 +94,9 @@ def _message(route: Route, *, adds: bool) -> bytes:
 
 
 def _send(sock: socket.socket, messages: list[bytes], fine: Collection[int]) -> None:
-    for start in range(0, len(messages), BATCH):
-        batch = messages[start : start + BATCH]
-        sock.send(b"".join(batch))
-        answers = 0
-        while answers < len(batch):
-            for kind, body in parts(sock.recv(READ_BYTES)):
-                if kind == netlink_messages.ERROR:
-                    answers += 1
-                    code = netlink_messages.errno_of(body)
-                    if code not in fine:
-                        raise OSError(code, f"a route is refused: {os.strerror(code)}")
+    for code in netlink_messages.answers(sock, messages):
+        if code not in fine:
+            raise OSError(code, f"a route is refused: {os.strerror(code)}")
 
 
 def _parsed(body: bytes) -> Route | None:

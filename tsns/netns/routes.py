@@ -17,11 +17,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from tsns.netns import netlink, route_table
+from tsns.netns import device_table, netlink, route_table
 from tsns.netns.child import in_network
+from tsns.netns.device_table import Address
 from tsns.netns.route_table import Route
 from tsns.netns.tun import TUN_NAME
-from tsns.proto.addresses import CGNAT, ULA, Prefix, may_be_routed, unpack
+from tsns.proto.addresses import CGNAT, ULA, Prefix, may_be_routed
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
@@ -32,7 +33,6 @@ MAX_ADDRESSES: Final = 16
 MAX_ROUTES: Final = 4096
 TAILNET: Final = (CGNAT, ULA)
 EVERYTHING: Final = (Prefix.parse("0.0.0.0/0"), Prefix.parse("::/0"))
-IFA_F_NODAD: Final = 2
 LAN_TABLE: Final = 5251
 EXIT_TABLE: Final = 5252
 INTERNET_TABLE: Final = 5253
@@ -80,9 +80,9 @@ def hold(namespace: int, *, exit_node: bool) -> None:
 
 def _apply(addresses: Sequence[Prefix], routes: Sequence[Prefix], *, exit_node: bool) -> list[int]:
     families = {len(prefix.network) for prefix in addresses}
+    index = tun_index()
+    give_addresses(index, addresses)
     with netlink.connection() as ip:
-        index = tun_index(ip)
-        give_addresses(ip, index, addresses)
         for range_ in TAILNET:
             if len(range_.network) in families:
                 ip.route("replace", dst=str(range_), oif=index, priority=TUNNEL_METRIC)
@@ -117,22 +117,19 @@ def _standing(routes: Iterable[Prefix], *, exit_node: bool) -> Iterable[Route]:
         yield from (Route(prefix, STANDING_METRIC, 0, EXIT_TABLE) for prefix in EVERYTHING)
 
 
-def tun_index(ip: IPRoute) -> int:
+def tun_index() -> int:
     """The TUN's number; OSError where it is gone."""
-    indices = ip.link_lookup(ifname=TUN_NAME)
-    if not indices:
-        raise OSError(f"there is no {TUN_NAME} any more")
-    return int(indices[0])
+    try:
+        return device_table.find(TUN_NAME)
+    except OSError as error:
+        raise OSError(error.errno, f"there is no {TUN_NAME} any more") from None
 
 
-def give_addresses(ip: IPRoute, index: int, addresses: Iterable[Prefix]) -> None:
-    """Have a device have exactly these."""
-    wanted = {(unpack(prefix.network), prefix.bits) for prefix in addresses}
-    present = {(str(item.get_attr("IFA_ADDRESS")), int(item["prefixlen"])) for item in ip.get_addr(index=index)}
-    for address, bits in present - wanted:
-        ip.addr("del", index=index, address=address, prefixlen=bits)
-    for address, bits in wanted - present:
-        ip.addr("add", index=index, address=address, prefixlen=bits, flags=IFA_F_NODAD)
+def give_addresses(device: int, addresses: Iterable[Prefix]) -> None:
+    """Have a device have exactly these. OSError with the reason."""
+    wanted = {Address(device, prefix.network, prefix.bits) for prefix in addresses}
+    present = {each for each in device_table.addresses() if each.device == device}
+    device_table.change(wanted - present, present - wanted)
 
 
 def use_table(ip: IPRoute, table: int) -> None:
