@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from tsns import VERSION
-from tsns.cli import arguments, demo, exit_nodes, login, names, netcheck, nodes, output, queries, serve
+from tsns.cli import arguments, containers, demo, exit_nodes, login, names, netcheck, nodes, output, queries, serve
 from tsns.cli.options import Json, Quiet, Verbose
 from tsns.config import DEFAULT_CAPABILITY_VERSION
 from tsns.error import UsageError
@@ -33,6 +33,8 @@ for _name, _function in (
     ("rm", nodes.remove),
     ("exec", nodes.execute),
     ("shell", nodes.shell),
+    ("attach", containers.attach),
+    ("detach", containers.detach),
     ("ls", nodes.list_nodes),
     ("status", queries.status),
     ("ip", queries.ip),

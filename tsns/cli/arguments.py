@@ -28,6 +28,7 @@ RUN_FLAGS: Final = (NAME, *SETTINGS, KEEP_CAPS, QUIET, VERBOSE)
 EXEC_FLAGS: Final = (KEEP_CAPS, QUIET, VERBOSE)
 UP_FLAGS: Final = (*SETTINGS, QUIET, VERBOSE)
 SET_FLAGS: Final = (*CHANGEABLE, QUIET, VERBOSE)
+ATTACH_FLAGS: Final = (*SETTINGS, QUIET, VERBOSE)
 _OPPOSITES: Final = {f"--{flag.opposite}": f"{flag.name}" for flag in SETTINGS if flag.opposite}
 NAMES: Final = {"run": 0, "exec": 1, "shell": 1, "up": 1}  # how many words stand before the command
 BECOMING: Final = frozenset({"run", "exec", "shell"})  # these become a command, and have its exit status

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from tsns import settings
+from tsns.attach import wishes
 from tsns.cli import arguments, enter, output, tables, terminal
 from tsns.cli.arguments import Parsed
 from tsns.cli.options import Json, Quiet, Verbose, waiting, with_flags
@@ -99,6 +100,7 @@ def down(
 
     def stop(name: str) -> None:
         with waiting(f"stopping the node {name}", quiet, verbose):
+            _detach_all(where, name)
             client.stop(name, where, logout=logout)
 
     return _each(names or client.names(where), stop, verbose)
@@ -112,9 +114,16 @@ def remove(names: Names, quiet: Quiet = False, verbose: Verbose = 0) -> int:
 
     def forget(name: str) -> None:
         with waiting(f"removing the node {name}", quiet, verbose) as progress:
+            _detach_all(where, name)
             client.forget(name, where, progress)
 
     return _each(names, forget, verbose)
+
+
+def _detach_all(where: Places, name: str) -> None:
+    """What shares a node does not bring it back: its end gives everything back by itself."""
+    for wish in wishes.of_node(where, name):
+        wishes.remove(where, wish.key)
 
 
 def list_nodes(as_json: Json = False, quiet: Quiet = False, verbose: Verbose = 0) -> int:

@@ -1,6 +1,7 @@
 """The Linux calls that Python 3.11 lacks, by ctypes (ring 1, standard library only: `run` starts with it).
 
-Source: the manual pages of unshare(2), setns(2), mount(2), mount_setattr(2), connect(2), prctl(2), capabilities(7); the kernel's
+Source: the manual pages of unshare(2), setns(2), mount(2), mount_setattr(2), connect(2), openat2(2), ioctl_ns(2), prctl(2),
+capabilities(7); the kernel's
 samples/vfs for open_tree and move_mount.
 """
 
@@ -32,7 +33,10 @@ HIGHEST_CAPABILITY: Final = 63
 _AF_UNSPEC: Final = 0
 _SYS_OPEN_TREE: Final = 428  # these are the same for all machines
 _SYS_MOVE_MOUNT: Final = 429
+_SYS_OPENAT2: Final = 437
 _SYS_MOUNT_SETATTR: Final = 442
+_RESOLVE_IN_ROOT: Final = 0x10
+_NS_GET_NSTYPE: Final = 0xB703
 _AT_FDCWD: Final = -100
 _AT_EMPTY_PATH: Final = 0x1000
 _OPEN_TREE_CLONE: Final = 1
@@ -115,6 +119,19 @@ def attach_mount(fd: int, target: str) -> None:
         _MOVE_MOUNT_F_EMPTY_PATH,
         what=f"move_mount to {target}",
     )
+
+
+def open_in_root(root: int, path: str, flags: int, mode: int = 0) -> int:
+    """Open a path whose links are followed as if this directory were the root: none leads out of it. openat2(2), Linux 5.6."""
+    how = (ctypes.c_uint64 * 3)(flags, mode, _RESOLVE_IN_ROOT)
+    return _syscall(
+        _SYS_OPENAT2, root, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how), what=f"openat2 of {path}"
+    )
+
+
+def is_network_namespace(fd: int) -> bool:
+    """Whether a descriptor is one of a network namespace. ioctl_ns(2)."""
+    return int(_libc.ioctl(fd, ctypes.c_ulong(_NS_GET_NSTYPE))) == CLONE_NEWNET
 
 
 def _syscall(number: int, *arguments: Any, what: str) -> int:

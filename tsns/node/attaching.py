@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -12,6 +13,8 @@ from tsns.node.messages import Message
 from tsns.node.places import Places
 
 ANSWER_S: Final = 20.0
+KINDS: Final = ("docker", "podman", "pid", "netns")
+KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")  # a part of file names
 
 
 class Target(NamedTuple):

@@ -23,6 +23,7 @@ from typing import Final
 from tsns.error import UserError
 from tsns.netns import attachment, mounts, namespace, port_range, sock_diag
 from tsns.node import attachment_records, resolv
+from tsns.node.attaching import KEY, KINDS
 from tsns.node.attachment_records import Record
 from tsns.node.files import write_in_place
 from tsns.node.messages import Message
@@ -34,8 +35,6 @@ from tsns.proto.text import one_line
 from tsns.wg.sharing import OWN, slices
 
 MAX_ATTACHMENTS: Final = 32
-KINDS: Final = ("docker", "podman", "pid", "netns")
-KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 MAX_TEXT: Final = 256  # characters of an id or a name
 MAX_PUBLISHED: Final = 64
 MAX_OPTIONS: Final = 256
