@@ -114,7 +114,6 @@ class Attachments:
         self._own: list[Prefix] = []
         self._led: list[Prefix] = []
         self._exit_node = False
-        self._search: list[str] = []
         self._magic_dns = True
         self._namespace = -1
         self._shares: dict[int, range] = {}  # by network, where it is not the kernel's own choice
@@ -298,9 +297,11 @@ class Attachments:
         """With an exit node nothing goes out but by the TUN, before there is one."""
         self.lead(self._own, self._led, exit_node=exit_node)
 
-    def set_search(self, search: Sequence[str], *, magic_dns: bool) -> None:
-        """The tailnet's search domains are these; without MagicDNS each target has its own names alone."""
-        self._search, self._magic_dns = list(search), magic_dns
+    def set_names(self, *, magic_dns: bool) -> None:
+        """Without MagicDNS each target has its own names alone."""
+        if magic_dns == self._magic_dns:
+            return
+        self._magic_dns = magic_dns
         for each in self._attached.values():
             with contextlib.suppress(OSError):  # a full disk: names are found in full
                 self._cover(each)
@@ -324,9 +325,8 @@ class Attachments:
             mounts.eject(mounts.RESOLV_PATH, each.record.resolv, each.mount)
 
     def _write_resolv(self, each: _Attached) -> None:
-        ours = resolv.checked_search(self._search)
-        search = [*ours, *(domain for domain in each.wish.search if domain not in ours)]
-        text = resolv.render(search, magic_dns=True, options=each.wish.options)
+        # Short names of the tailnet's are completed by us, after the target's own names: in a search list they would come before them.
+        text = resolv.render(each.wish.search, magic_dns=True, options=each.wish.options)
         write_in_place(self._resolv_path(each.record.key), text)
 
     def _give(self, each: _Attached) -> None:

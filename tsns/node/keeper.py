@@ -450,7 +450,7 @@ class Keeper:
     def _set_search(self, search: list[str]) -> None:
         self._search = search
         self._files.write_resolv(search, magic_dns=self._config.accept_dns)
-        self._attachments.set_search(search, magic_dns=self._config.accept_dns)
+        self._attachments.set_names(magic_dns=self._config.accept_dns)
 
     def _set_network(self, addresses: list[str], led: list[str]) -> str:
         if self._namespace is None:
