@@ -185,6 +185,8 @@ def _loopback_has_ipv6() -> bool:
 
 
 def _lead(own: Sequence[Prefix], led: Sequence[Prefix], *, exit_node: bool, exclusive: bool) -> list[int]:
+    if exclusive:
+        attachment_filter.close_devices()
     tun = tun_index()
     give_addresses(tun, own)
     answering = attachment_routes.own_addresses(but=(LOOPBACK, tun)) if exit_node else []
