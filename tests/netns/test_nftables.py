@@ -71,7 +71,7 @@ def test_all_or_nothing(target: Container) -> None:
 
 
 def test_what_is_there_is_known(target: Container) -> None:
-    target.network.nft("table ip theirs { chain first { } chain second { }; }; table inet theirs { chain third { }; }")
+    target.network.nft("table ip theirs { chain first { }; chain second { }; }\ntable inet theirs { chain third { }; }")
 
     def look() -> None:
         assert nftables.tables() == {(IPV4, "theirs"), (INET, "theirs")}
