@@ -254,3 +254,5 @@ def test_whoever_dies_nothing_has_another_way(steered_tsns: Tsns, steered: Steer
             done = subprocess.run(words, capture_output=True, text=True, check=False)
             assert "No route to host" in done.stderr, done.stdout + done.stderr
         inhabitant.kill()
+    tsns.up("web", "--exit-node", "gw", "--accept-routes")
+    assert wait_for(lambda: answers(tsns, "web", WORLD[0]), "another keeper goes on", HEALTHY_S)

@@ -42,6 +42,8 @@ _OWN_OF_LOOPBACK: Final = (
 )
 _LOOPBACK_HAS_NO_IPV6: Final = "/proc/sys/net/ipv6/conf/lo/disable_ipv6"
 
+LETTING_GO_S: Final = 0.3  # an engine that has just been told to has closed its descriptors by then
+
 # In `before`, which is JSON.
 _PORTS: Final = "ports"  # the first and the last that flows begin from
 _LOOPBACK_HAD: Final = "loopback"  # those of our addresses on it that were there
@@ -133,7 +135,7 @@ def _make(
 ) -> list[int]:
     """`before` is filled in where it is empty."""
     again = bool(before)
-    deadline = time.monotonic() + (LEAVING_S if again else 0.0)
+    deadline = time.monotonic() + (LEAVING_S if again else LETTING_GO_S)
     try:
         tun = once_free(open_tun, deadline)  # first, since only one can have it
     except OSError as error:

@@ -84,6 +84,15 @@ def find(record: Record) -> tuple[int, int] | None:
     return None
 
 
+def lives(record: Record) -> bool:
+    """Whether its namespace is still there."""
+    found = find(record)
+    for fd in found or ():
+        if fd >= 0:
+            os.close(fd)
+    return found is not None
+
+
 def undo(record: Record) -> bool:
     """Give its namespace back what was there; False where that is gone. OSError with the reason."""
     found = find(record)

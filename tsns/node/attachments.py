@@ -46,7 +46,9 @@ RESOLVER: Final = ("127.0.0.11", 53)  # of Docker, in every container of a netwo
 _PUBLISHED: Final = re.compile(r"(tcp|udp)/([0-9]{1,5})")
 _OPTIONS: Final = re.compile(r"[A-Za-z0-9:_ -]*")
 _PROTOCOLS: Final = {"tcp": 6, "udp": 17}
+STAND_IN_AFTER_S: Final = 1.0  # programs wait longer than that for an answer
 _CHECK: Final = "attached paths"
+_STAND_IN: Final = "stand-in"
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +118,7 @@ class Attachments:
         self._search: list[str] = []
         self._magic_dns = True
         self._namespace = -1
+        self._shares: dict[int, range] = {}  # by network, where it is not the kernel's own choice
 
     def __bool__(self) -> bool:
         return bool(self._attached)
@@ -258,12 +261,16 @@ class Attachments:
     # --- the engine
 
     def engine_away(self) -> None:
-        """Until `tell` there is no engine."""
+        """Until `tell` there is no engine. Questions wait for the next one, if that is soon."""
+        self._watch.at(_STAND_IN, time.monotonic() + STAND_IN_AFTER_S, self._stand_in)
+
+    def _stand_in(self) -> None:
         for each in self._attached.values():
             each.engine_is(self._watch, away=True)
 
     def tell(self) -> None:
         """An engine that has just begun gets all of them."""
+        self._watch.cancel(_STAND_IN)
         if self._attached:
             self._share()
         for each in self._attached.values():
@@ -332,17 +339,21 @@ class Attachments:
     def _share(self) -> None:
         """Divide the ports that flows begin at. A single one keeps those that it had."""
         shares = list(zip(self._attached.values(), slices(PORTS, max(len(self._attached), 1)), strict=False))
-        with contextlib.suppress(OSError):  # then they may clash, which is counted
-            if self._namespace >= 0:
-                port_range.set_range(self._namespace, OWN_PORTS if shares else PORTS)
-            for each, share in shares:
-                before = attachment.ports_before(each.record.before)
-                port_range.set_range(each.network, share if len(shares) > 1 or before is None else before)
+        for each, share in shares:
+            before = attachment.ports_before(each.record.before)
+            self._limit(each.network, share if len(shares) > 1 or before is None else before)
+        self._limit(self._namespace, OWN_PORTS if shares else PORTS)
         told = [
             [OWN, OWN_PORTS.start, OWN_PORTS.stop],
             *([each.place, share.start, share.stop] for each, share in shares),
         ]
         self._tell_engine({"give": "ports", "ports": told}, [])
+
+    def _limit(self, network: int, share: range) -> None:
+        if network >= 0 and self._shares.get(network, PORTS) != share:
+            with contextlib.suppress(OSError):  # then they may clash, which is counted
+                port_range.set_range(network, share)
+                self._shares[network] = share
 
     def _give_back(self, each: _Attached) -> None:
         """Undo it. OSError with the reason; it is no attachment of ours then either."""
@@ -366,6 +377,7 @@ class Attachments:
 
     def _forget(self, each: _Attached) -> None:
         self._attached.pop(each.record.key, None)
+        self._shares.pop(each.network, None)
         if each.pidfd >= 0:
             self._watch.forget(each.pidfd)
         each.close()

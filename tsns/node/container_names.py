@@ -35,27 +35,31 @@ class ContainerNames:
         self._asked = 0
         self._replies: dict[int, tuple[bool, Callable[[bytes], None]]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._beginning = asyncio.Lock()  # what has just begun may have to end at once
 
     async def serve(self, sockets: Sequence[socket.socket]) -> None:
         """Answer on these, which are ours from now on."""
-        if self._resolver is not None:
-            self._resolver.setblocking(False)
-            asyncio.get_running_loop().add_reader(self._resolver, self._receive)
-        await self._server.start(
-            [sock for sock in sockets if sock.type == socket.SOCK_DGRAM],
-            [sock for sock in sockets if sock.type == socket.SOCK_STREAM],
-        )
+        async with self._beginning:
+            await self._names.know()
+            if self._resolver is not None:
+                self._resolver.setblocking(False)
+                asyncio.get_running_loop().add_reader(self._resolver, self._receive)
+            await self._server.start(
+                [sock for sock in sockets if sock.type == socket.SOCK_DGRAM],
+                [sock for sock in sockets if sock.type == socket.SOCK_STREAM],
+            )
 
     async def close(self) -> None:
         """Answer nobody any more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._resolver is not None:
-            asyncio.get_running_loop().remove_reader(self._resolver)
-            self._resolver.close()
-            self._resolver = None
-        await self._server.close()
+        async with self._beginning:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            if self._resolver is not None:
+                asyncio.get_running_loop().remove_reader(self._resolver)
+                self._resolver.close()
+                self._resolver = None
+            await self._server.close()
 
     def _ask(self, query: bytes, over_tcp: bool, reply: Callable[[bytes], None]) -> bool:
         if self._resolver is None:

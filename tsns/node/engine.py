@@ -391,7 +391,9 @@ class Engine:
         if change.self_changed:
             self._network_wanted.set()
         yield from self._follow_peers(netmap, change)
-        self._knows_peers = True
+        if not self._knows_peers:
+            self._knows_peers = True
+            self._network_wanted.set()
         self._arrange_reading()
         if not self._condition.connected and change.first and not self._condition.ready:
             self._condition.warnings["control"] = CONTROL_AWAY  # until it says otherwise, which may be this moment
@@ -508,8 +510,8 @@ class Engine:
             await self._network_wanted.wait()
             self._network_wanted.clear()
             itself = self._netmap.self_node if self._netmap else None
-            if itself is None or not itself.addresses:
-                continue
+            if itself is None or not itself.addresses or not self._knows_peers:
+                continue  # routes of an engine before us stay until it is known who has them
             settles, self._unsettled = self._unsettled, False
             wanted = {"addresses": list(itself.addresses), "routes": list(self._routing.routes)}
             if wanted != present:  # much else of a node changes, above all at its start

@@ -1,7 +1,8 @@
 """What a node leaves in the file system, and its removal (ring 1).
 
 A keeper removes its own at the end. What a killed one left is recognised by its lock, which nobody holds, and removed by the next server,
-unless a command still runs inside: that namespace waits for a keeper to adopt it.
+unless a command still runs inside: that namespace waits for a keeper to adopt it. What it did in the namespaces of containers stays as well,
+and with it the record that it can be undone by, until they end or are detached: to remove it would open them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from tsns.netns import anchor
+from tsns.node import attachment_records
 from tsns.node.places import NodePlaces, Places
 
 LOCK_MODE: Final = 0o600
@@ -54,6 +56,8 @@ def sweep(where: Places) -> bool:
                 stayed = True
             else:
                 remove(node)
+            if not any(map(attachment_records.lives, attachment_records.load(node.attached))):
+                node.attached.unlink(missing_ok=True)
         finally:
             os.close(held)
     return stayed

@@ -10,6 +10,7 @@ unless `allow_underlay` says so.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import socket
@@ -33,6 +34,7 @@ from tsns.wg.socket import boot_time
 
 OUT_OF_REACH: Final = "it is not on the tailnet, and nothing else may be asked"
 RETRY_S: Final = 30.0  # when the keeper could not do what was asked
+KNOWING_S: Final = 2.0  # so long a new engine lets questions wait for its first netmap
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,7 @@ class NameService:
         )
         self._listening: set[str] = set()  # those of them that it could give
         self._reconsider = asyncio.Event()
+        self._knows = asyncio.Event()
         self.host_servers: list[str] = []
         self.forwarder = Forwarder(secrets.token_bytes, self.way, forbidden=OUT_OF_REACH)
         self.server = DnsServer(self.ask)
@@ -98,6 +101,7 @@ class NameService:
         self._accept = self._accept if accept is None else accept
         self._allow_underlay = allow_underlay
         self._configure()
+        self._knows.set()
 
     def _configure(self) -> None:
         itself, config, exit_node = self._netmap
@@ -130,6 +134,7 @@ class NameService:
 
     async def run(self, sockets: Sequence[socket.socket]) -> None:
         """Serve on these sockets, and at the host's name servers' addresses as long as nothing on the tailnet has them."""
+        await self.know()
         await self._serve(sockets)
         while True:
             await self._reconsider.wait()
@@ -138,6 +143,12 @@ class NameService:
             if not done:
                 await asyncio.sleep(RETRY_S)
                 self._reconsider.set()
+
+    async def know(self) -> None:
+        """Wait for the first netmap, but not for long: who asks meanwhile is better served a little later than wrongly."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(KNOWING_S):
+                await self._knows.wait()
 
     async def close(self) -> None:
         """Answer nobody any more, and ask nobody."""

@@ -137,7 +137,7 @@ class Uplink:
             way = uplink.take_over(self._started, self._namespace) if self._namespace >= 0 else None
             if way is None:
                 if now - self._since > START_PATIENCE_S:
-                    raise OSError(f"pasta is not ready after {START_PATIENCE_S:.0f} s")
+                    raise OSError(self._last_words or f"pasta is not ready after {START_PATIENCE_S:.0f} s")
                 self._watch.at("uplink", now + POLL_S, self._join)
                 return
             if not way.gateways:
@@ -146,7 +146,7 @@ class Uplink:
             self._filter()
             uplink.open_way(self._namespace, way)
         except OSError as error:
-            self._fail(self._last_words or str(error))
+            self._fail(str(error))
             return
         log.info("the host's network can be reached: %s by %s", " ".join(way.addresses), " ".join(way.gateways))
         self.error = ""
