@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from tests.interop.rig.internet import NAME_PREFIX
 from tests.interop.rig.namespace import Namespace
-from tests.leak.sniffer import ETH_P_ARP, Seen, Sniffer, sniffing
+from tests.leak.sniffer import Seen, Sniffer, sniffing
 
 ROOT: Final = Path(__file__).parents[2]
 OWN: Final = ("172.30.0.2", "fd30::2")
@@ -89,8 +89,8 @@ class Container:
 
 
 def from_container(frames: list[Seen]) -> list[str]:
-    """What of IP a container has sent, as lines for a person."""
-    return [str(frame) for frame in frames if frame.device != "lo" and not frame.goes_out and frame.kind != ETH_P_ARP]
+    """What a container has sent, as lines for a person."""
+    return [str(frame) for frame in frames if frame.device != "lo" and not frame.goes_out]
 
 
 _numbers = iter(range(1, 1 << 20))

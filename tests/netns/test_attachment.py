@@ -1,161 +1,43 @@
-"""Attached and detached: what is in a container's namespace then, what leaves it, and that all of it is given back."""
+"""Attached and detached: what is in a container's namespace meanwhile, and that all of it is given back."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import json
 import os
 import select
 import socket
 import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Final
 
 import pytest
 
 from tests.interop.rig.namespace import socket_in
-from tests.leak.sniffer import Seen
-from tests.netns.container import BRIDGE, NOBODY, OWN, WORLD, Container, container, from_container
-from tsns.netns import attachment, attachment_filter, nftables
-from tsns.netns.attachment import Made
-from tsns.proto.addresses import Prefix
+from tests.netns.attached import (
+    ADDRESSES,
+    PATIENCE_S,
+    SUBNETS,
+    TAILNET,
+    attached,
+    held,
+    lead,
+    let_go,
+    make,
+    serving,
+    try_to_reach,
+)
+from tests.netns.container import BRIDGE, Container, container
+from tsns.netns import attachment
 
 pytestmark = pytest.mark.netns
 
-ADDRESSES: Final = [Prefix.parse("100.64.0.9"), Prefix.parse("fd7a:115c:a1e0::9")]
-SUBNETS: Final = [Prefix.parse("10.55.0.0/24"), Prefix.parse("fd55::/64")]
-EVERYTHING: Final = [Prefix.parse("0.0.0.0/0"), Prefix.parse("::/0")]
-TAILNET: Final = ("100.70.1.1", "fd7a:115c:a1e0::7001")
-BEHIND: Final = ("10.55.0.1", "fd55::1")
-PORT: Final = 8080
-PATIENCE_S: Final = 5.0
-SERVE: Final = """
-import socketserver, sys
-class Echo(socketserver.BaseRequestHandler):
-    def handle(self):
-        self.request.sendall(self.request.recv(100))
-class Server(socketserver.ThreadingTCPServer):
-    address_family = 10
-Server(("::", int(sys.argv[1])), Echo).serve_forever()
-"""
+OF_DEVICES: Final = ("ip -json link", "ip -json address")  # in which the TUN has another number each time
 
 
 @pytest.fixture
 def target() -> Iterator[Container]:
     with container() as made:
         yield made
-
-
-def make(target: Container, **manner: Any) -> Made:
-    return attachment.make(target.fd, **{"ports": None, "exclusive": False, "docker_names": False, **manner})
-
-
-@contextlib.contextmanager
-def attached(target: Container, **manner: Any) -> Iterator[Made]:
-    """An attachment whose descriptors the test may close; given back at the end."""
-    with held(make(target, **manner)) as made:
-        yield made
-    attachment.remove(target.fd, made.before)
-
-
-@contextlib.contextmanager
-def held(made: Made) -> Iterator[Made]:
-    """Descriptors, until the end of the block or until `let_go`."""
-    try:
-        yield made
-    finally:
-        let_go(made)
-
-
-def let_go(made: Made) -> None:
-    """As when keeper and engine are killed."""
-    for fd in (made.tun, made.diag, *made.dns):
-        with contextlib.suppress(OSError):
-            os.close(fd)
-
-
-def lead(target: Container, *, exit_node: bool = False, exclusive: bool = False) -> None:
-    routes = [*SUBNETS, *(EVERYTHING if exit_node else ())]
-    attachment.lead(target.fd, ADDRESSES, routes, exit_node=exit_node, exclusive=exclusive)
-
-
-def try_to_reach(target: Container, addresses: tuple[str, ...], how: str = "", uid: int = NOBODY) -> dict[str, str]:
-    """What comes of a datagram and a connection to each address, after `how` was done with the socket `s`."""
-    code = f"""
-told, connecting = {{}}, {{}}
-for address in {addresses!r}:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
-        s = socket.socket(family, kind)
-        s.setblocking(False)
-        try:
-            {how or "pass"}
-            s.connect((address, 9))
-            s.send(b"leak")
-            told[f"{{address}} {{kind.name}}"] = "sent"
-        except BlockingIOError:
-            connecting[f"{{address}} {{kind.name}}"] = s
-        except OSError as error:
-            told[f"{{address}} {{kind.name}}"] = errno.errorcode[error.errno]
-time.sleep(0.2 if connecting else 0)
-for name, s in connecting.items():
-    told[name] = errno.errorcode.get(s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), "nothing came")
-print(json.dumps(told))
-"""
-    found: dict[str, str] = json.loads(target.run(code, uid))
-    return found
-
-
-def addressed_to(frames: list[Seen], *addresses: str) -> list[str]:
-    return [str(frame) for frame in frames if frame.destination in addresses]
-
-
-def tun_reads(made: Made, *, timeout_s: float = 0.5) -> list[bytes]:
-    found = []
-    while select.select([made.tun], [], [], timeout_s)[0]:
-        found.append(os.read(made.tun, 1 << 16))
-        timeout_s = 0.0
-    return found
-
-
-@contextlib.contextmanager
-def serving(target: Container, port: int = PORT) -> Iterator[None]:
-    """A published port: whoever is inside answers on all addresses."""
-    words = target.network.command(sys.executable, "-c", SERVE, str(port))
-    with subprocess.Popen(words) as process:
-        try:
-            wait_until(lambda: f":{port} " in target.output("ss", "-Hltn"))
-            yield
-        finally:
-            process.kill()
-
-
-def wait_until(look: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not look():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def is_served(target: Container, address: str, *, source: str) -> bool:
-    """Whether somebody far away, whom the default route leads to, reaches the published port."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket_in(target.bridge.path, family, socket.SOCK_STREAM) as client:
-        client.settimeout(1.0)
-        client.bind((source, 0))
-        try:
-            client.connect((address, PORT))
-            client.sendall(b"hello")
-            return client.recv(100) == b"hello"
-        except OSError:
-            return False
-
-
-# --- what is there, and what is given back --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ipv6", [True, False], ids=["with IPv6", "without IPv6"])
@@ -224,9 +106,22 @@ def test_over_what_a_killed_keeper_has_left_the_same_is_made(target: Container, 
             lead(target, exit_node=True, exclusive=exclusive)
             again = target.state()
     for each in made_once:
-        if each not in ("ip -json link", "ip -json address"):  # in which the TUN has another number
-            assert again[each] == made_once[each], each
+        if each not in OF_DEVICES:
+            assert sorted(again[each].splitlines()) == sorted(made_once[each].splitlines()), each
     assert target.state() == before
+
+
+def test_all_at_once_is_the_same_as_one_after_the_other(target: Container) -> None:
+    found = []
+    for at_once in (False, True):
+        more = {"own": ADDRESSES, "led": SUBNETS, "exit_node": True} if at_once else {}
+        with attached(target, docker_names=True, **more) as made:
+            if not at_once:
+                attachment.lead(target.fd, ADDRESSES, SUBNETS, exit_node=True, exclusive=False)
+            assert made.names >= 0
+            rest = {each: text for each, text in target.state().items() if each not in OF_DEVICES}
+            found.append((rest, len(made.dns), made.before))
+    assert found[0] == found[1]
 
 
 def test_what_was_not_written_down_is_found_out(target: Container) -> None:
@@ -320,254 +215,3 @@ def test_in_a_user_namespace_it_is_the_same() -> None:
             assert subprocess.check_output(look) == before
         finally:
             process.kill()
-
-
-# --- what leaves -----------------------------------------------------------------------------------------------------------
-
-
-def test_everything_goes_where_it_should(target: Container) -> None:
-    """The tailnet by the TUN, the world by the container's own way, or with an exit node by the TUN."""
-    with attached(target) as made, target.watched() as sniffer:
-        lead(target)
-        try_to_reach(target, (*TAILNET, *BEHIND))
-        assert len(tun_reads(made)) >= 8
-        try_to_reach(target, WORLD)
-        lead(target, exit_node=True)
-        assert tun_reads(made, timeout_s=0.1) == []
-        try_to_reach(target, WORLD)
-        assert len(tun_reads(made)) >= 4
-        try_to_reach(target, BRIDGE)
-        assert tun_reads(made, timeout_s=0.1) == [], "its own networks are its own"
-    frames = sniffer.seen()
-    assert addressed_to(frames, *TAILNET, *BEHIND) == []
-    assert {frame.source for frame in frames if frame.destination in WORLD} == set(OWN)
-    assert {frame.destination for frame in frames} > {*WORLD, *BRIDGE}
-
-
-@pytest.mark.parametrize("exit_node", [False, True], ids=["no exit node", "exit node"])
-def test_with_the_tun_gone_nothing_has_another_way(target: Container, exit_node: bool) -> None:
-    closed = (*TAILNET, *BEHIND, *(WORLD if exit_node else ()))
-    with attached(target) as made, target.watched() as sniffer:
-        lead(target, exit_node=exit_node)
-        let_go(made)
-        assert set(try_to_reach(target, closed).values()) <= {"EHOSTUNREACH", "ENETUNREACH"}
-        bound = "s.bind(({!r} if family == socket.AF_INET else {!r}, 0))".format(*OWN)
-        try_to_reach(target, TAILNET, bound)
-        reached = try_to_reach(target, (*BRIDGE, *(() if exit_node else WORLD)))
-        assert all(reached[each] == "sent" for each in reached if each.endswith("DGRAM"))
-    frames = sniffer.seen()
-    assert addressed_to(frames, *closed) == []
-    assert addressed_to(frames, *BRIDGE) != []
-
-
-def test_the_way_of_before_leads_there_again(target: Container) -> None:
-    """Or the test above would show nothing."""
-    with target.watched() as sniffer:
-        with attached(target):
-            lead(target, exit_node=True)
-        try_to_reach(target, (*TAILNET, *BEHIND, *WORLD))
-    assert {frame.destination for frame in sniffer.seen()} > {*TAILNET, *BEHIND, *WORLD}
-
-
-def test_published_ports_answer_whatever_the_way_out(target: Container) -> None:
-    with serving(target), attached(target):
-        for exit_node in (False, True, False, True):
-            lead(target, exit_node=exit_node)
-            for address, far in zip(OWN, WORLD, strict=True):
-                assert is_served(target, address, source=far)
-        target.add_network("eth1", 31)
-        assert not is_served(target, "172.30.31.2", source=WORLD[0])
-        lead(target, exit_node=True)  # as after `docker network connect`
-        assert is_served(target, "172.30.31.2", source=WORLD[0])
-
-
-def test_exclusive_lets_nothing_out_and_nothing_in(target: Container) -> None:
-    everywhere = (*TAILNET, *BEHIND, *WORLD, *BRIDGE, "172.30.31.1", "fd30:31::1", "172.30.0.255", "224.0.0.251")
-    with serving(target), attached(target, exclusive=True) as made, target.watched() as sniffer:
-        lead(target, exclusive=True)
-        target.add_network("eth1", 31)
-        try_to_reach(target, TAILNET)
-        assert len(tun_reads(made)) >= 4
-        for keeper in ("alive", "killed"):
-            for uid in (NOBODY, 0):
-                broadcast = "s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)"
-                tried = try_to_reach(target, everywhere, broadcast, uid)
-                assert keeper == "alive" or "sent" not in tried.values()
-                for device in ("eth0", "eth1"):
-                    by_device = f"{broadcast}; s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b'{device}')"
-                    tried = try_to_reach(target, everywhere, by_device, uid)
-                    assert "sent" not in tried.values()
-            raw = f"""
-s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
-s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
-try:
-    s.sendto(bytes([8, 0, 0xf7, 0xff, 0, 0, 0, 0]), ({WORLD[0]!r}, 0))
-    print("sent")
-except OSError as error:
-    print(errno.errorcode[error.errno])
-"""
-            assert target.run(raw, 0) == "EPERM"
-            for address, far in zip(OWN, BRIDGE, strict=True):
-                assert not is_served(target, address, source=far)
-            if keeper == "alive":
-                let_go(made)
-    assert from_container(sniffer.seen()) == []
-
-
-# --- names ------------------------------------------------------------------------------------------------------------------
-
-# Docker's resolver: it listens somewhere on 127.0.0.11, and a rule leads questions there.
-DOCKERS_RULES: Final = """
-table ip docker {
-    chain output {
-        type nat hook output priority -100
-        ip daddr 127.0.0.11 udp dport 53 dnat to 127.0.0.11:41953
-        ip daddr 127.0.0.11 tcp dport 53 dnat to 127.0.0.11:41953
-    }
-}
-"""
-DOCKERS_RESOLVER: Final = """
-import select, socket
-udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-udp.bind(("127.0.0.11", 41953))
-tcp = socket.create_server(("127.0.0.11", 41953))
-print("serves", flush=True)
-while True:
-    for ready in select.select([udp, tcp], [], [])[0]:
-        if ready is udp:
-            question, asker = udp.recvfrom(100)
-            udp.sendto(b"docker", asker)
-        else:
-            connection, _ = tcp.accept()
-            connection.sendall(b"docker")
-            connection.close()
-"""
-# Asks for as long as it is told to, by one socket for all of it and by new ones.
-ASK: Final = """
-import socket, sys
-def answer(sock):
-    try:
-        sock.send(b"?")
-        return sock.recv(100).decode()
-    except OSError:
-        return "nobody"
-def connected(kind):
-    sock = socket.socket(socket.AF_INET, kind)
-    sock.settimeout(1)
-    try:
-        sock.connect(("127.0.0.11", 53))
-    except OSError:
-        pass
-    return sock
-lasting = connected(socket.SOCK_DGRAM)
-for _ in sys.stdin:
-    print(answer(lasting), answer(connected(socket.SOCK_DGRAM)), answer(connected(socket.SOCK_STREAM)), flush=True)
-"""
-
-
-@contextlib.contextmanager
-def docker_resolver(target: Container) -> Iterator[Callable[[], list[str]]]:
-    """Docker's resolver is there; calling what is yielded asks 127.0.0.11 three times, first by a socket that has asked before."""
-    target.network.nft(DOCKERS_RULES)
-    pipe = subprocess.PIPE
-    with (
-        subprocess.Popen(
-            target.network.command(sys.executable, "-c", DOCKERS_RESOLVER), stdout=pipe, text=True
-        ) as resolver,
-        subprocess.Popen(
-            target.network.command(sys.executable, "-c", ASK), stdin=pipe, stdout=pipe, text=True
-        ) as asker,
-    ):
-        assert resolver.stdout is not None
-        assert resolver.stdout.readline() == "serves\n"
-        question, answers = asker.stdin, asker.stdout
-        assert question is not None
-        assert answers is not None
-
-        def ask() -> list[str]:
-            question.write("\n")
-            question.flush()
-            return answers.readline().split()
-
-        try:
-            yield ask
-        finally:
-            asker.kill()
-            resolver.kill()
-
-
-@contextlib.contextmanager
-def magic_dns(made: Made) -> Iterator[None]:
-    """An engine that answers."""
-    udp, tcp = (socket.socket(fileno=os.dup(fd)) for fd in made.dns[:2])
-    ended = threading.Event()
-
-    def serve() -> None:
-        while not ended.is_set():
-            for ready in select.select([udp, tcp], [], [], 0.05)[0]:
-                if ready is udp:
-                    udp.sendto(b"magic", udp.recvfrom(100)[1])
-                else:
-                    connection, _ = tcp.accept()
-                    connection.sendall(b"magic")
-                    connection.close()
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-        udp.close()
-        tcp.close()
-
-
-def ask_docker(target: Container) -> str:
-    [fd] = attachment.docker_dns_sockets(target.fd, 1)
-    with socket.socket(fileno=fd) as sock:
-        sock.sendto(b"?", ("127.0.0.11", 53))
-        return sock.recv(100).decode() if select.select([sock], [], [], 1.0)[0] else "nobody"
-
-
-def test_who_knows_dockers_resolver_by_heart_is_answered_by_ours(target: Container) -> None:
-    with docker_resolver(target) as ask:
-        assert ask() == ["docker", "docker", "docker"]
-        before = target.output("nft", "list", "ruleset")
-        with attached(target, docker_names=True) as made:
-            with magic_dns(made):
-                assert ask() == ["magic", "magic", "magic"]
-                assert ask_docker(target) == "docker"
-            let_go(made)
-            assert "docker" not in ask(), "nobody answers in our place"
-        assert ask() == ["docker", "docker", "docker"]
-        assert target.output("nft", "list", "ruleset") == before
-        with attached(target, exclusive=True):
-            assert ask() == ["nobody", "nobody", "nobody"]
-            assert ask_docker_fails(target)
-
-
-def ask_docker_fails(target: Container) -> bool:
-    try:
-        return ask_docker(target) == "nobody"
-    except OSError:
-        return True
-
-
-def test_a_kernel_without_nf_tables(target: Container, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lacking(*_: object) -> None:
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-
-    monkeypatch.setattr(nftables, "transact", lacking)
-    with docker_resolver(target) as ask:
-        before = target.state()
-        with attached(target, docker_names=True):
-            assert ask() == ["nobody", "nobody", "nobody"], "at least nobody asks the wrong one"
-        assert ask() == ["docker", "docker", "docker"]
-        with pytest.raises(OSError, match="no way to be exclusive: the kernel lacks nf_tables"):
-            make(target, exclusive=True)
-        assert target.state() == before
-
-
-def test_the_mark_is_ours() -> None:
-    assert attachment_filter.NAMES_MARK.to_bytes(4, "big") == b"tsns"

@@ -13,7 +13,7 @@ import contextlib
 import errno
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -57,6 +57,7 @@ class Made(NamedTuple):
     diag: int  # see `sock_diag`
     dns: list[int]  # a UDP and a TCP socket for each of the service's addresses that the namespace can have
     before: dict[str, Any]
+    names: int = -1  # of `docker_dns_sockets`, with `docker_names`
 
 
 def make(
@@ -66,6 +67,9 @@ def make(
     exclusive: bool,
     docker_names: bool,
     before: Mapping[str, Any] | None = None,
+    own: Sequence[Prefix] = (),
+    led: Sequence[Prefix] = (),
+    exit_node: bool = False,
 ) -> Made:
     """Make an attachment in the namespace behind a descriptor; OSError with the reason.
 
@@ -75,12 +79,17 @@ def make(
     """
 
     def job() -> tuple[list[int], str]:
-        fds, found = _make(ports, exclusive=exclusive, docker_names=docker_names, before=before)
+        found = dict(before) if before else {}
+        fds = _make(found, ports, exclusive=exclusive, docker_names=docker_names, leads=lead_too if own else None)
         return fds, json.dumps(found)
 
+    def lead_too() -> None:
+        _lead(own, led, exit_node=exit_node, exclusive=exclusive)
+
     fds, told = told_in_network(namespace, job)
+    names = fds.pop() if docker_names and not exclusive else -1
     tun, diag, *dns = fds
-    return Made(tun, diag, dns, json.loads(told))
+    return Made(tun, diag, dns, json.loads(told), names)
 
 
 def lead(namespace: int, own: Sequence[Prefix], led: Sequence[Prefix], *, exit_node: bool, exclusive: bool) -> None:
@@ -89,7 +98,12 @@ def lead(namespace: int, own: Sequence[Prefix], led: Sequence[Prefix], *, exit_n
     With `exit_node` nothing goes out but by the TUN, whether `led` has a way there or not: but to the namespace's own networks, and from
     its own addresses, at which others reach it.
     """
-    in_network(namespace, lambda: _lead(own, led, exit_node=exit_node, exclusive=exclusive))
+
+    def job() -> list[int]:
+        _lead(own, led, exit_node=exit_node, exclusive=exclusive)
+        return []
+
+    in_network(namespace, job)
 
 
 def remove(namespace: int, before: Mapping[str, Any]) -> None:
@@ -112,16 +126,24 @@ def ports_before(before: Mapping[str, Any]) -> range | None:
 
 
 def _make(
-    ports: tuple[int, int] | None, *, exclusive: bool, docker_names: bool, before: Mapping[str, Any] | None
-) -> tuple[list[int], dict[str, Any]]:
-    deadline = time.monotonic() + (LEAVING_S if before else LETTING_GO_S)
+    before: dict[str, Any],
+    ports: tuple[int, int] | None,
+    *,
+    exclusive: bool,
+    docker_names: bool,
+    leads: Callable[[], object] | None,
+) -> list[int]:
+    """`before` is filled in where it is empty."""
+    again = bool(before)
+    deadline = time.monotonic() + (LEAVING_S if again else LETTING_GO_S)
     try:
         tun = once_free(open_tun, deadline)  # first, since only one can have it
     except OSError as error:
         if error.errno != errno.EBUSY:
             raise
         raise OSError(error.errno, f"there is a {TUN_NAME} already: another node is attached there") from None
-    found = dict(before) if before else _look()
+    if not again:
+        before.update(_look())
     try:
         redirected = attachment_filter.apply(exclusive=exclusive, redirects=docker_names and not exclusive)
         attachment_routes.stand(exclusive=exclusive, without_resolver=exclusive or (docker_names and not redirected))
@@ -132,11 +154,14 @@ def _make(
         dns = _serve_names(deadline)
         if ports is not None:
             port_range.choose(range(ports[0], ports[1] + 1))
-        return [tun, sock_diag.open_socket(), *dns], found
+        names = attachment_filter.marked_sockets(1) if docker_names and not exclusive else []
+        if leads is not None:
+            leads()
+        return [tun, sock_diag.open_socket(), *dns, *names]
     except BaseException:
-        if not before:
+        if not again:
             with contextlib.suppress(OSError):
-                _remove(found)
+                _remove(before)
         raise
 
 
@@ -186,13 +211,14 @@ def _loopback_has_ipv6() -> bool:
         return False
 
 
-def _lead(own: Sequence[Prefix], led: Sequence[Prefix], *, exit_node: bool, exclusive: bool) -> list[int]:
+def _lead(own: Sequence[Prefix], led: Sequence[Prefix], *, exit_node: bool, exclusive: bool) -> None:
+    if exclusive:
+        attachment_filter.close_devices()
     tun = tun_index()
     give_addresses(tun, own)
     answering = attachment_routes.own_addresses(but=(LOOPBACK, tun)) if exit_node else []
     attachment_routes.have_rules(attachment_routes.rules(answering, exclusive=exclusive))
     attachment_routes.lead(tun, own, led, everything=exit_node or exclusive)
-    return []
 
 
 def _remove(before: Mapping[str, Any]) -> list[int]:

@@ -1,6 +1,7 @@
 """The nf_tables of an attachment: `--exclusive`, and who is asked for names (ring 1).
 
     inet tsns       exclusive: what is neither loopback nor the tailnet is dropped, on devices that come later, too
+    netdev tsns     exclusive: nor does anything else leave by the devices that there are, of packet sockets (CAP_NET_RAW) or ARP
     ip tsns-names   questions to Docker's resolver, 127.0.0.11, go to MagicDNS: some programs know it by heart, and it asks the
                     host's name servers from outside. Only sockets with NAMES_MARK, which are ours, reach it
 
@@ -14,7 +15,7 @@ import socket
 from typing import Final
 
 from tsns.netns import conntrack, nftables
-from tsns.netns.nftables import ACCEPT, DNAT_PRIORITY, DROP, FORWARD, INET, INPUT, IPV4, OUTPUT, Change
+from tsns.netns.nftables import ACCEPT, DNAT_PRIORITY, DROP, EGRESS, FORWARD, INET, INPUT, IPV4, NETDEV, OUTPUT, Change
 from tsns.netns.tun import TUN_NAME
 from tsns.proto.addresses import SERVICE_V4, pack
 
@@ -26,6 +27,7 @@ _DNS_PORT: Final = 53
 _BEFORE_DOCKER: Final = DNAT_PRIORITY - 10
 _LOOPBACK: Final = "lo"
 _EXCLUSIVE: Final = (INET, EXCLUSIVE_TABLE)
+_DEVICES: Final = (NETDEV, EXCLUSIVE_TABLE)
 _NAMES: Final = (IPV4, NAMES_TABLE)
 
 
@@ -49,20 +51,36 @@ def apply(*, exclusive: bool, redirects: bool) -> bool:
             redirects = False
         else:
             _forget_questions()
-    unwanted = {table for table, wanted in ((_EXCLUSIVE, exclusive), (_NAMES, redirects)) if not wanted}
-    _delete(unwanted & present)
+    if exclusive:
+        close_devices()
+    _delete(present - ({_EXCLUSIVE, _DEVICES} if exclusive else set()) - ({_NAMES} if redirects else set()))
     return redirects
 
 
 def remove() -> None:
     """Take both tables away, where they are. OSError with the reason."""
-    _delete({_EXCLUSIVE, _NAMES} & nftables.tables())
+    _delete(nftables.tables())
+
+
+def close_devices() -> None:
+    """Exclusive: let nothing leave by the devices that have come since, as far as the kernel has a hook there."""
+    closed = nftables.chains(*_DEVICES)
+    names = {f"{name}-{index}": name for index, name in socket.if_nameindex() if name not in {_LOOPBACK, TUN_NAME}}
+    chains = [
+        nftables.chain(*_DEVICES, chain, EGRESS, device=device, policy=DROP)
+        for chain, device in names.items()
+        if chain not in closed
+    ]
+    if chains:
+        with contextlib.suppress(OSError):  # before Linux 5.16; the other table holds what has no rights
+            nftables.transact(nftables.table(*_DEVICES), *chains)
 
 
 def _delete(tables: set[tuple[int, str]]) -> None:
-    if tables:
-        nftables.transact(*(change for table in tables for change in nftables.no_table(*table)))
-    if _NAMES in tables:
+    ours = tables & {_EXCLUSIVE, _DEVICES, _NAMES}
+    if ours:
+        nftables.transact(*(change for table in ours for change in nftables.no_table(*table)))
+    if _NAMES in ours:
         _forget_questions()
 
 

@@ -75,7 +75,8 @@ def _inject(covers: Mapping[str, str], namespace: int, *, mask: bool) -> list[in
     # whoever they have inside sees the same paths.
     as_root = os.geteuid() == 0
     found = {path: (os.stat(file), linux.detached_mount(file) if as_root else -1) for path, file in covers.items()}
-    _enter(namespace)
+    origins = {path: mount_table.origin(file) for path, file in covers.items()}
+    own = _enter(namespace)
     if mask:
         _mask()
     for path, (status, mount) in found.items():
@@ -88,6 +89,7 @@ def _inject(covers: Mapping[str, str], namespace: int, *, mask: bool) -> list[in
             continue
         if os.path.samestat(status, os.stat(target)):
             continue
+        _uncover(target, origins[path], own)  # one that was deleted since: nothing can be put over it
         if as_root:
             linux.attach_mount(mount, target)
         else:
@@ -105,25 +107,33 @@ def eject(path: str, file: str, namespace: int) -> None:
 
 def _eject(path: str, file: str, namespace: int) -> list[int]:
     ours = mount_table.origin(file)
-    own = os.open("/proc/self", os.O_PATH | os.O_CLOEXEC)  # /proc in there does not know us
-    _enter(namespace)
+    own = _enter(namespace)
     target = _target(path)
-    while target is not None:
-        mounted = [each for each in mount_table.read(own) if each.point == target]
-        if not mounted or mounted[-1].origin != ours:
-            break
-        linux.unmount(target)
+    if target is not None:
+        _uncover(target, ours, own)
     return []
 
 
-def _enter(namespace: int) -> None:
-    """Enter a mount namespace, its root directory included. OSError where it is the one that this process is in."""
-    own = os.open("/proc/self/ns", os.O_PATH | os.O_CLOEXEC)
-    before = os.stat("mnt", dir_fd=own)
+def _uncover(target: str, ours: mount_table.Origin, own: int) -> None:
+    """Take away mounts of ours, as long as one of them is what is seen there."""
+    while True:
+        mounted = [each for each in mount_table.read(own) if each.point == target]
+        if not mounted or mounted[-1].origin != ours:
+            return
+        linux.unmount(target)
+
+
+def _enter(namespace: int) -> int:
+    """Enter a mount namespace, its root directory included; OSError where it is the one that this process is in.
+
+    Gives back a descriptor of what /proc knew of this process: in there it may know nothing of us.
+    """
+    own = os.open("/proc/self", os.O_PATH | os.O_CLOEXEC)
+    before = os.stat("ns/mnt", dir_fd=own)
     user_namespace.enter(namespace, linux.CLONE_NEWNS)
-    if os.path.samestat(before, os.stat("mnt", dir_fd=own)):
+    if os.path.samestat(before, os.stat("ns/mnt", dir_fd=own)):
         raise OSError(errno.EINVAL, "it has the same file system as tsns itself, whose files stay as they are")
-    os.close(own)
+    return own
 
 
 def _mask() -> None:

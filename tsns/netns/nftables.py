@@ -20,10 +20,12 @@ from tsns.netns.netlink_messages import attribute, message, nested, parts
 NETLINK_NETFILTER: Final = 12
 INET: Final = 1  # families
 IPV4: Final = 2
+NETDEV: Final = 5
 INPUT: Final = 1  # hooks
 FORWARD: Final = 2
 OUTPUT: Final = 3
 POSTROUTING: Final = 4
+EGRESS: Final = 1  # of NETDEV: whatever leaves by a device (Linux 5.16)
 DROP: Final = 0
 ACCEPT: Final = 1
 DNAT_PRIORITY: Final = -100
@@ -41,6 +43,7 @@ _NEWTABLE: Final = 0
 _GETTABLE: Final = 1
 _DELTABLE: Final = 2
 _NEWCHAIN: Final = 3
+_GETCHAIN: Final = 4
 _NEWRULE: Final = 6
 _GENMSG: Final = struct.Struct(">BBH")  # family, version, resource
 _U32: Final = struct.Struct(">I")
@@ -53,6 +56,7 @@ _CHAIN_POLICY: Final = 5
 _CHAIN_TYPE: Final = 7
 _HOOK_NUMBER: Final = 1
 _HOOK_PRIORITY: Final = 2
+_HOOK_DEVICE: Final = 3
 _RULE_TABLE: Final = 1
 _RULE_CHAIN: Final = 2
 _RULE_EXPRESSIONS: Final = 4
@@ -102,17 +106,29 @@ def transact(*changes: Change) -> None:
 
 def tables() -> set[tuple[int, str]]:
     """The tables that there are, by family and name: none on a kernel that cannot have any."""
-    found = set()
+    return {(family, _name(values, _TABLE_NAME)) for family, values in _all(_GETTABLE, 0)}
+
+
+def chains(family: int, of: str) -> set[str]:
+    """The chains of a table; none where there is no such table."""
+    return {_name(values, _CHAIN_NAME) for _, values in _all(_GETCHAIN, family) if _name(values, _CHAIN_TABLE) == of}
+
+
+def _all(kind: int, family: int) -> list[tuple[int, dict[int, bytes]]]:
+    found = []
     try:
         with netlink_messages.open_socket(NETLINK_NETFILTER) as sock:
-            sock.send(message(_SUBSYSTEM << 8 | _GETTABLE, netlink_messages.DUMP, _GENMSG.pack(0, 0, 0)))
+            sock.send(message(_SUBSYSTEM << 8 | kind, netlink_messages.DUMP, _GENMSG.pack(family, 0, 0)))
             for _, body in netlink_messages.until_done(sock):
-                name = netlink_messages.attributes(body, _GENMSG.size).get(_TABLE_NAME, b"")
-                found.add((body[0], name.rstrip(b"\0").decode(errors="replace")))
+                found.append((body[0], netlink_messages.attributes(body, _GENMSG.size)))
     except OSError as error:
         if error.errno not in _NOT_THERE:
             raise
     return found
+
+
+def _name(values: dict[int, bytes], kind: int) -> str:
+    return values.get(kind, b"").rstrip(b"\0").decode(errors="replace")
 
 
 # --- changes ------------------------------------------------------------------------------------------------------------
@@ -134,13 +150,24 @@ def new_table(family: int, name: str) -> tuple[Change, Change, Change]:
 
 
 def chain(
-    family: int, of: str, name: str, hook: int, *, policy: int = ACCEPT, kind: str = "filter", priority: int = 0
+    family: int,
+    of: str,
+    name: str,
+    hook: int,
+    *,
+    device: str = "",
+    policy: int = ACCEPT,
+    kind: str = "filter",
+    priority: int = 0,
 ) -> Change:
-    """A chain that packets go through at this hook."""
+    """A chain that packets go through at this hook; in NETDEV that of a device, with which it goes."""
+    where = [_number(_HOOK_NUMBER, hook), attribute(_HOOK_PRIORITY, _S32.pack(priority))]
+    if device:
+        where.append(_text(_HOOK_DEVICE, device))
     attributes = (
         _text(_CHAIN_TABLE, of)
         + _text(_CHAIN_NAME, name)
-        + nested(_CHAIN_HOOK, _number(_HOOK_NUMBER, hook), attribute(_HOOK_PRIORITY, _S32.pack(priority)))
+        + nested(_CHAIN_HOOK, *where)
         + _number(_CHAIN_POLICY, policy)
         + _text(_CHAIN_TYPE, kind)
     )
