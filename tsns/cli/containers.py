@@ -95,8 +95,10 @@ def attach(
         )
         auth_key.forget(os.environ)
         attached = _attach(where, wish, opened, progress, config, present)
-    if not quiet and warning and exclusive:
-        terminal.say(f"warning: {warning}")
+    warnings = [attached.warning, warning if exclusive else ""]
+    if not quiet:
+        for text in filter(None, warnings):
+            terminal.say(f"warning: {text}")
     _report(wish, attached, progress.seconds, as_json=as_json, quiet=quiet)
     return 0
 
