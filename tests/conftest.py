@@ -11,6 +11,7 @@ from typing import Final
 
 import pytest
 
+from tests.docker import daemon
 from tests.interop.rig.peers import missing_peers
 from tests.machine import PrivateDirectories, new_private_directories, ours, patiently
 
@@ -34,13 +35,17 @@ def _reason_against_interop() -> str | None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skips what cannot run on this machine, and says why."""
-    reasons = {"netns": _reason_against_netns(), "interop": _reason_against_interop()}
+    reasons = {
+        "netns": _reason_against_netns(),
+        "interop": _reason_against_interop(),
+        "docker": _reason_against_netns() or daemon.missing(),
+    }
     for item in items:
         for mark, reason in reasons.items():
             if reason and item.get_closest_marker(mark):
                 item.add_marker(pytest.mark.skip(reason=reason))
     # What needs the machine runs last, so that what is wrong in a part is told by that part's own tests first.
-    items.sort(key=lambda item: [bool(item.get_closest_marker(mark)) for mark in ("interop", "netns")])
+    items.sort(key=lambda item: [bool(item.get_closest_marker(mark)) for mark in ("docker", "interop", "netns")])
 
 
 @pytest.hookimpl(wrapper=True)
