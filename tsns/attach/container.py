@@ -55,6 +55,8 @@ def opened(wish: Wish, find_container: Callable[[], Container]) -> Iterator[Open
     """What is wished for, as it is now. UserError where it cannot be attached."""
     if wish.kind == "pid":
         with target.open_pid(int(wish.id)) as found:
+            if not is_same_process(wish):
+                raise UserError(f"the process {wish.name} has ended", "another one has its number now")
             yield found
     elif wish.kind == "netns":
         with target.open_netns(wish.id) as found:
@@ -62,6 +64,21 @@ def opened(wish: Wish, find_container: Callable[[], Container]) -> Iterator[Open
     else:
         with target.open_container(find_container(), wish.key) as found:
             yield found
+
+
+def is_same_process(wish: Wish) -> bool:
+    """Whether the process that is wished for is still there."""
+    try:
+        return wish.started in {0, began(int(wish.id))}
+    except OSError:
+        return False
+
+
+def began(pid: int) -> int:
+    """When a process began, in the kernel's ticks; OSError where there is none of this number."""
+    from tsns.node.attachment_records import started  # with much else that only a node needs
+
+    return started(pid)
 
 
 def attach(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, Self
 
 from tsns.error import UserError
@@ -66,10 +66,18 @@ class Engine:
         """Let go of its socket."""
         self._client.close()
 
-    def containers(self) -> list[Container]:
-        """All that run."""
+    def containers(self, wanted: Callable[[Mapping[str, str], str], bool] = lambda *_: True) -> list[Container]:
+        """All that run, or those that are wanted by their labels and network modes: each is a question of its own."""
         with self._told():
-            return [found for item in self._client.containers.list(sparse=True) if (found := self._look(item.id))]
+            listed = [
+                item.id
+                for item in self._client.containers.list(sparse=True)
+                if wanted(
+                    item.attrs.get("Labels") or {},
+                    str((item.attrs.get("HostConfig") or {}).get("NetworkMode", "")),
+                )
+            ]
+            return [found for id_ in listed if (found := self._look(id_))]
 
     def container(self, name: str) -> Container | None:
         """The one of this name, or whose id begins so; None where there is none."""
@@ -122,26 +130,34 @@ class Engine:
             raise UserError(f"{self.kind} at {self.url} does not answer: {error}", "is its daemon running?") from None
 
 
-def engines(environ: Mapping[str, str]) -> list[Engine]:
-    """Those that answer. UserError where none does, with what is missing."""
+def connect(kind: str, url: str) -> Engine:
+    """The engine at this address. UserError where it does not answer."""
     import docker
 
+    try:
+        return Engine(kind, url)
+    except docker.errors.DockerException as error:
+        raise UserError(
+            f"no container engine answers ({url}: {error})", "is its daemon running, and may you use it? try sudo"
+        ) from None
+
+
+def engines(environ: Mapping[str, str]) -> list[Engine]:
+    """Those that answer. UserError where none does, with what is missing."""
     found, refused = [], []
-    for kind, url in _places(environ):
+    for kind, url in addresses(environ):
         try:
-            found.append(Engine(kind, url))
-        except docker.errors.DockerException as error:
-            refused.append(f"{url}: {error}")
+            found.append(connect(kind, url))
+        except UserError as error:
+            refused.append(error)
     if found:
         return found
     if refused:
-        raise UserError(
-            f"no container engine answers ({refused[0]})", "is its daemon running, and may you use it? try sudo"
-        )
+        raise refused[0]
     raise UserError("there is no container engine", "start Docker or `podman system service`, or set DOCKER_HOST")
 
 
-def _places(environ: Mapping[str, str]) -> list[tuple[str, str]]:
+def addresses(environ: Mapping[str, str]) -> list[tuple[str, str]]:
     """Kinds and addresses of those that could be there."""
     runtime = environ.get("XDG_RUNTIME_DIR", "")
     sockets = [("podman", PODMAN_SOCKET)]

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from tsns import auth_key, settings
-from tsns.attach import container, target, wishes
+from tsns.attach import container, follow, target, wishes
 from tsns.attach.engines import Container, engines
 from tsns.attach.target import Opened
 from tsns.attach.wishes import Wish
@@ -92,12 +92,14 @@ def attach(
             auth_key_file=_key_file(given),
             pause=pause,
             wait_file=wait_file or "",
+            started=container.began(opened.target.pid) if opened.target.kind == "pid" else 0,
         )
         auth_key.forget(os.environ)
-        attached = _attach(where, wish, opened, progress, config, present)
-    warnings = [attached.warning, warning if exclusive else ""]
+        with wishes.held(where, wish.key):  # the follower looks on
+            attached = _attach(where, wish, opened, progress, config, present)
+    follow.ensure(where, os.environ)
     if not quiet:
-        for text in filter(None, warnings):
+        for text in filter(None, [attached.warning, warning if exclusive else ""]):
             terminal.say(f"warning: {text}")
     _report(wish, attached, progress.seconds, as_json=as_json, quiet=quiet)
     return 0
@@ -146,7 +148,7 @@ def detach(
     )
     if wish is None:
         raise UserError(f"{name or pid or netns} is not attached", "`tsns ls` shows what is")
-    with waiting(f"detaching {wish.name}", quiet, verbose):
+    with waiting(f"detaching {wish.name}", quiet, verbose), wishes.held(where, wish.key):
         container.detach(where, wish)
     return 0
 

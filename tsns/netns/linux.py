@@ -180,6 +180,11 @@ def drop_capabilities(parent: int) -> None:
     _check(_libc.capset(ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)())), "capset")
     _check(_prctl(_PR_SET_NO_NEW_PRIVS, 1), "no_new_privs")
     _check(_prctl(_PR_SET_DUMPABLE, 0), "dumpable")
+    die_with(parent)
+
+
+def die_with(parent: int) -> None:
+    """Be killed when this process, of whom we are a child, ends."""
     _check(_prctl(_PR_SET_PDEATHSIG, _SIGKILL), "parent death signal")
     if os.getppid() != parent:
         os._exit(1)

@@ -80,9 +80,9 @@ def detach(node: str, where: Places, key: str) -> bool:
     return _ask(node, where, {"ask": "detach", "key": key}, "detached")["found"] is True
 
 
-def attachments(node: str, where: Places) -> list[Attachment]:
+def attachments(node: str, where: Places, timeout_s: float = ANSWER_S) -> list[Attachment]:
     """What is attached to a running node; UserError where it does not run."""
-    listed = _ask(node, where, {"ask": "attachments"}, "attachments")["attachments"]
+    listed = _ask(node, where, {"ask": "attachments"}, "attachments", timeout_s=timeout_s)["attachments"]
     return [Attachment(*(each[name] for name in Attachment._fields)) for each in listed]
 
 
@@ -110,10 +110,12 @@ def undo(node: str, where: Places, key: str) -> bool:
     return undone
 
 
-def _ask(node: str, where: Places, message: Message, expected: str, fds: Sequence[int] = ()) -> dict[str, Any]:
+def _ask(
+    node: str, where: Places, message: Message, expected: str, fds: Sequence[int] = (), timeout_s: float = ANSWER_S
+) -> dict[str, Any]:
     connection = client.connect(node, where)
     with connection:
-        connection.settimeout(ANSWER_S)
+        connection.settimeout(timeout_s)
         try:
             messages.send(connection, message, fds)
             while True:

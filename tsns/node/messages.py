@@ -60,8 +60,17 @@ def receive(source: socket.socket, limit: int = MAX_MESSAGE_BYTES) -> tuple[Mess
 
 def peer_uid(connection: socket.socket) -> int:
     """Who is at the other end of a Unix socket."""
-    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return int(uid)
+    return _peer(connection)[1]
+
+
+def peer_pid(connection: socket.socket) -> int:
+    """Which process that is: of a listening socket's, the one that has made it."""
+    return _peer(connection)[0]
+
+
+def _peer(connection: socket.socket) -> tuple[int, int]:
+    pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return pid, uid
 
 
 def address_of(path: str, directory_fd: int) -> str:

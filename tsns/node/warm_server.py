@@ -17,17 +17,14 @@ from pathlib import Path
 from typing import Final
 
 from tsns.error import UserError
-from tsns.node import messages
+from tsns.node import detached, messages
 from tsns.node.places import Places
 
 BACKLOG: Final = 128
-INHERITED_FD: Final = 3
 SOCKET_PREFIX: Final = "serve-"
 LOG_NAME: Final = "server.log"
-MAX_LOG_BYTES: Final = 1 << 20
 LOG_MODE: Final = 0o600
 STOP_PATIENCE_S: Final = 5.0
-_NO_DISPOSITION: Final = {signal.SIGKILL, signal.SIGSTOP, 32, 33}  # 32 and 33 are the C library's own
 
 
 def socket_path(where: Places) -> Path:
@@ -150,36 +147,4 @@ def spawn_keeper(where: Places) -> socket.socket:
 
 
 def _spawn(inherited: socket.socket, where: Places, arguments: list[str]) -> None:
-    """Start `node.server` as our grandchild: the command that we become must not find a child that it never had."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.setsid()
-            if os.fork() == 0:
-                _become_server(inherited, where, arguments)
-        finally:
-            os._exit(127)
-    os.waitpid(pid, 0)
-
-
-def _become_server(inherited: socket.socket, where: Places, arguments: list[str]) -> None:
-    """Nothing of the first caller's is everybody's: no descriptors, signals, directory, mask or environment."""
-    os.chdir("/")
-    os.umask(0o022)  # while it imports: what Python caches of that is for everybody
-    for number in set(range(1, signal.NSIG)) - _NO_DISPOSITION:
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, set())
-    log = os.open(where.run / LOG_NAME, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW, LOG_MODE)
-    if os.fstat(log).st_size > MAX_LOG_BYTES:
-        os.ftruncate(log, 0)
-    nothing = os.open("/dev/null", os.O_RDONLY)
-    high = os.dup(inherited.fileno())  # not one of those that are replaced now
-    while high <= INHERITED_FD:
-        high = os.dup(high)
-    for source, target in ((nothing, 0), (log, 1), (log, 2), (high, INHERITED_FD)):
-        os.dup2(source, target)
-    os.closerange(INHERITED_FD + 1, 1 << 16)
-    # Isolated, but for what an ordinary user has installed for themselves (`pip install --user`).
-    flags = "-I" if os.geteuid() == 0 else "-EP"
-    words = [sys.executable, flags, "-m", "tsns.node.server", *arguments]
-    os.execve(sys.executable, words, {"PATH": os.defpath, "LANG": "C.UTF-8"})
+    detached.spawn("tsns.node.server", arguments, inherited.fileno(), where.run / LOG_NAME)
