@@ -32,6 +32,7 @@ from tsns.attach.reconciliation import (
     View,
     Warn,
     concerns,
+    moment,
 )
 from tsns.attach.sources import Source
 from tsns.attach.wishes import Wish
@@ -321,7 +322,7 @@ class Follower:
             outcome = jobs.do(action, self._where, self._environ, fresh=fresh)
             children.say(fd, jobs.to_line(outcome))
 
-        job = self._jobs[key] = _Job(Child(work), action, began)
+        job = self._jobs[key] = _Job(Child(work), action, max(began, _started(action)))
         self._watch.reader(job.child.fd, lambda: self._on_job(key))
         self._watch.at(f"job {key}", time.monotonic() + JOB_S, lambda: self._end_job(key))
 
@@ -356,6 +357,12 @@ class Follower:
         if job.again or not self._jobs:
             self._watch.at("look", now, self._look)
         self._set_timer()
+
+
+def _started(action: Attach | Forget) -> float:
+    """When its container began, in Unix time: an engine answers late about one that is just beginning."""
+    started = moment(action.container.started_at) if isinstance(action, Attach) and action.container else None
+    return started.timestamp() if started is not None else 0.0
 
 
 def _containers(source: Source, wanted: Iterable[Wish], *, members: bool) -> dict[str, Container]:

@@ -162,7 +162,7 @@ class Reconciliation:
             kind, _, other = member.network_mode.partition(":")
             if kind != "container" or other not in {owner.id, owner.name} or not member.running:
                 continue
-            began, owner_began = (_moment(each.started_at) for each in (member, owner))
+            began, owner_began = (moment(each.started_at) for each in (member, owner))
             if began is None or owner_began is None or began >= owner_began:
                 continue
             if self._warned.get(member.id) != owner.started_at:
@@ -247,7 +247,7 @@ def _what_is_wrong(container: Container | None, attached: Attachment | None) -> 
     return ""
 
 
-def _moment(text: str) -> datetime | None:
+def moment(text: str) -> datetime | None:
     """A time as engines write it (RFC 3339); None for what is none."""
     try:
         moment = datetime.fromisoformat(text)

@@ -143,10 +143,12 @@ class Attachments:
         device, inode = namespace.identity(network)
         present = self._attached.get(wish.key)
         if present is not None and (present.record.device, present.record.inode) == (device, inode):
-            _close(network, pidfd, mount)
-            self._refresh(present, wish)
-            return present.warning
-        if present is not None:
+            if present.wish.docker_names == wish.docker_names or present.wish.exclusive != wish.exclusive:
+                _close(network, pidfd, mount)
+                self._refresh(present, wish)
+                return present.warning
+            self._give_back(present)  # it has come to a network with names of its own, or has left the last one
+        elif present is not None:
             self._let_go(present)  # it has begun anew
         try:
             self._check(wish, (device, inode))
@@ -226,7 +228,7 @@ class Attachments:
 
     def _refresh(self, each: _Attached, wish: _Wish) -> None:
         """The same target again: its own addresses may be others, or its resolv.conf was put back."""
-        if wish.exclusive != each.wish.exclusive or wish.docker_names != each.wish.docker_names:
+        if wish.exclusive != each.wish.exclusive:
             raise UserError(
                 f"{wish.name} is attached in another manner", f"`tsns detach {wish.name}`, then attach it anew"
             )
