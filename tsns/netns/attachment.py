@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -109,7 +110,7 @@ def lead(namespace: int, own: Sequence[Prefix], led: Sequence[Prefix], *, exit_n
 def remove(namespace: int, before: Mapping[str, Any]) -> None:
     """Take away what `make` and `lead` have done, as far as it is there; the TUN goes with its descriptors. OSError with the reason.
 
-    `before` is empty where `make` did not come to its end.
+    `before` is empty where `make` did not come to its end. Then a TUN is not ours, but another node's, and so is all else.
     """
     in_network(namespace, lambda: _remove(before))
 
@@ -222,6 +223,8 @@ def _lead(own: Sequence[Prefix], led: Sequence[Prefix], *, exit_node: bool, excl
 
 
 def _remove(before: Mapping[str, Any]) -> list[int]:
+    if not before and any(name == TUN_NAME for _, name in socket.if_nameindex()):
+        return []
     attachment_routes.remove_all()
     ports = ports_before(before)
     if ports is not None:
