@@ -110,6 +110,18 @@ class Dockerd:
                 self.process.kill()
                 self.process.wait(END_S)
             self.process = None
+            self._forget_containerd()
+
+    def _forget_containerd(self) -> None:
+        """It ends with its parent. The next daemon would take one that has not been reaped yet for one that is at work, and wait for it."""
+        file = self.directory / "exec" / "containerd" / "containerd.pid"
+        with contextlib.suppress(OSError, ValueError):
+            process = Path(f"/proc/{int(file.read_text())}/stat")
+            until = time.monotonic() + END_S
+            while process.exists() and ") Z " not in process.read_text():
+                assert time.monotonic() < until, "containerd does not end"
+                time.sleep(0.05)
+            file.unlink()
 
     def log(self) -> str:
         """The end of what it has said."""
