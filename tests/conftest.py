@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from tests.docker import daemon
+from tests.docker import daemon, podman
 from tests.interop.rig.peers import missing_peers
 from tests.machine import PrivateDirectories, new_private_directories, ours, patiently
 
@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reasons = {
         "netns": _reason_against_netns(),
         "interop": _reason_against_interop(),
-        "docker": _reason_against_netns() or daemon.missing(),
+        "docker": _reason_against_netns() or daemon.missing() or podman.missing(),
     }
     for item in items:
         for mark, reason in reasons.items():

@@ -181,7 +181,7 @@ class Box:
         return found
 
 
-def _image() -> bytes:
+def image() -> bytes:
     """A file system with busybox in it."""
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w") as tar:
@@ -222,7 +222,7 @@ def dockerd() -> Iterator[Dockerd]:
         network.ip("address", "add", "172.31.7.1/24", "dev", BRIDGE)
         network.ip("link", "set", BRIDGE, "up")
         daemon.start()
-        daemon.client.api.import_image_from_data(_image(), repository=IMAGE)
+        daemon.client.api.import_image_from_data(image(), repository=IMAGE)
         yield daemon
     finally:
         with contextlib.suppress(docker.errors.DockerException, OSError, AttributeError):

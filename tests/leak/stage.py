@@ -37,6 +37,7 @@ ROOT: Final = Path(__file__).parents[2]
 PYTHON_HERE: Final = {"PYTHONPATH": str(ROOT)}
 TOOK_AT_MOST_S: Final = 30.0
 SETTLE_S: Final = 0.4
+OUTSIDE: Final = "container0"  # the machine's end of a container's network
 QUIET_PORTS: Final = {BAIT_PORT, 4999}  # of attempts: an engine has no business there
 
 
@@ -165,6 +166,20 @@ class Stage:
         line = program.process.stdout.readline()
         assert line == "ready\n", f"{line!r}\n{program.said()}"
         return program
+
+    def give_network(self, pid: int) -> None:
+        """Give a process that is in namespaces of its own what Docker gives a container: a network that leads out by the machine, an empty /run."""
+        machine, inside = self.machine, ["nsenter", f"--target={pid}", "--net", "--mount", "--"]
+        machine.run("ip", "link", "add", OUTSIDE, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
+        machine.run("sh", "-c", f"echo 1 > /proc/sys/net/ipv6/conf/{OUTSIDE}/disable_ipv6")
+        machine.run("ip", "address", "add", "172.30.0.1/24", "dev", OUTSIDE)
+        machine.run("ip", "link", "set", OUTSIDE, "up")
+        machine.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
+        steps = (
+            "mount -t tmpfs tmpfs /run; ip link set lo up; ip address add 172.30.0.2/24 dev eth0; ip link set eth0 up; "
+            "ip route add default via 172.30.0.1; echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range"
+        )
+        subprocess.run([*inside, "sh", "-ec", steps], check=True, timeout=TOOK_AT_MOST_S)
 
     def let_try(self, program: Daemon) -> Tried:
         """Let it make its attempts, and watch."""

@@ -81,6 +81,28 @@ def by_run(stage: Stage, tsns: Tsns) -> AbstractContextManager[Node]:
     return behind(stage, tsns, "run", "--name", NAME, *stage.lab.login, "--")
 
 
+@contextlib.contextmanager
+def attached(stage: Stage, tsns: Tsns) -> Iterator[Node]:
+    """In a container with a network of its own, which leads out by the machine, attached with `--exclusive`."""
+    tsns.run("up", NAME, *stage.lab.login)
+    with stage.begin("unshare", "--net", "--mount", "--propagation", "slave") as program:
+        pid = program.process.pid
+        stage.give_network(pid)
+        tsns.run("attach", "--pid", str(pid), "--to", NAME, "--exclusive")
+        wishes, away = tsns.directories.state / ".attached", tsns.directories.state / ".away"
+        wishes.rename(away)  # else somebody follows, and what is killed is soon there again
+        keeper = wait_for(lambda: keeper_of(tsns.directories, NAME), "a keeper")
+        engine = wait_for(lambda: engine_of(keeper), "an engine")
+        try:
+            yield Node(stage, tsns, program, keeper, engine)
+        finally:
+            shutil.rmtree(wishes, ignore_errors=True)
+            away.rename(wishes)
+            tsns.run("detach", "--pid", str(pid), check=False)
+            program.stop()
+            tsns.run("rm", NAME, check=False)
+
+
 # --- states ------------------------------------------------------------------------------------------------------------
 
 
@@ -154,7 +176,11 @@ def without_a_network(node: Node) -> AbstractContextManager[None]:
     return node.stage.without_network()
 
 
-WAYS_IN: dict[str, Callable[[Stage, Tsns], AbstractContextManager[Node]]] = {"exec": by_exec, "run": by_run}
+WAYS_IN: dict[str, Callable[[Stage, Tsns], AbstractContextManager[Node]]] = {
+    "exec": by_exec,
+    "run": by_run,
+    "attach": attached,
+}
 STATES: dict[str, Callable[[Node], AbstractContextManager[None]]] = {
     "engine and keeper alive": both_alive,
     "engine killed, and started again": engine_killed,
@@ -168,7 +194,12 @@ STATES: dict[str, Callable[[Node], AbstractContextManager[None]]] = {
     "starting, no control server there": starting_at_the_wrong_server,
     "the host has lost its network": without_a_network,
 }
-TABLE: Final = [*(("exec", state) for state in STATES), ("run", "engine and keeper alive"), ("run", "keeper killed")]
+TABLE: Final = [
+    *(("exec", state) for state in STATES),
+    ("run", "engine and keeper alive"),
+    ("run", "keeper killed"),
+    *(("attach", state) for state in STATES if not state.startswith("starting")),
+]
 
 
 # --- the table ---------------------------------------------------------------------------------------------------------
@@ -192,6 +223,15 @@ def test_nothing_leaks(scene: tuple[Stage, Tsns], way: str, state: str) -> None:
     assert tried.leaks() == []
     assert tried.heard <= set(OPEN_PATHS)
     assert tried.seen <= set(OPEN_PATHS), "in clear, in what the engine sends"
+
+
+def test_outside_each_attempt_of_a_container_is_seen(scene: tuple[Stage, Tsns]) -> None:
+    """The positive control of the rows with `attach`: before that, its network leads out."""
+    stage, _ = scene
+    with stage.begin("unshare", "--net", "--mount", "--propagation", "slave") as program:
+        stage.give_network(program.process.pid)
+        tried = stage.let_try(program)
+    assert len(tried.leaks()) > len(ATTEMPTS) / 2
 
 
 def test_what_stays_open_is_what_is_said_to(scene: tuple[Stage, Tsns]) -> None:

@@ -98,8 +98,9 @@ def attach(
         with wishes.held(where, wish.key):  # the follower looks on
             attached = _attach(where, wish, opened, progress, config, present)
     follow.ensure(where, os.environ)
-    if not quiet and warning and exclusive:
-        terminal.say(f"warning: {warning}")
+    if not quiet:
+        for text in filter(None, [attached.warning, warning if exclusive else ""]):
+            terminal.say(f"warning: {text}")
     _report(wish, attached, progress.seconds, as_json=as_json, quiet=quiet)
     return 0
 

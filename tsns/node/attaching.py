@@ -46,6 +46,7 @@ class Attached(NamedTuple):
     key: str
     dns_name: str
     addresses: tuple[str, ...]
+    warning: str = ""  # what does not work, for a person
 
 
 class Attachment(NamedTuple):
@@ -71,7 +72,7 @@ def attach(node: str, where: Places, target: Target, manner: Manner) -> Attached
     }
     answer = _ask(node, where, message, "attached", [fd for fd in fds if fd >= 0])["attached"]
     addresses = tuple(str(address) for address in answer.get("addresses", ()))
-    return Attached(target.key, str(answer.get("dns_name", "")), addresses)
+    return Attached(target.key, str(answer.get("dns_name", "")), addresses, str(answer.get("warning", "")))
 
 
 def detach(node: str, where: Places, key: str) -> bool:

@@ -11,6 +11,7 @@ Who may attach is a client with our own uid; the engine has no word for it. All 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -64,6 +65,7 @@ class _Attached:
         self.names = -1  # a socket that is connected to the container's own resolver
         self.stand_in: StandIn | None = None
         self.error = ""
+        self.warning = ""
 
     def close(self) -> None:
         self.engine_is(away=False)
@@ -127,8 +129,8 @@ class Attachments:
 
     # --- clients
 
-    def attach(self, message: Message, fds: Sequence[int]) -> None:
-        """Do what a client asks for. `fds` are copied: a network namespace, and maybe a pidfd and a mount namespace. UserError or OSError."""
+    def attach(self, message: Message, fds: Sequence[int]) -> str:
+        """Do what a client asks for; gives a warning, or nothing. `fds` are copied: a network namespace, and maybe a pidfd and a mount namespace. UserError or OSError."""
         try:
             wish = _Wish(message)
         except (KeyError, TypeError, ValueError) as error:
@@ -144,7 +146,7 @@ class Attachments:
             if present.wish.docker_names == wish.docker_names or present.wish.exclusive != wish.exclusive:
                 _close(network, pidfd, mount)
                 self._refresh(present, wish)
-                return
+                return present.warning
             self._give_back(present)  # it has come to a network with names of its own, or has left the last one
         elif present is not None:
             self._let_go(present)  # it has begun anew
@@ -153,9 +155,9 @@ class Attachments:
         except BaseException:
             _close(network, pidfd, mount)
             raise
-        self._attach(wish, (network, pidfd, mount))
+        return self._attach(wish, (network, pidfd, mount))
 
-    def _attach(self, wish: _Wish, fds: Sequence[int]) -> None:
+    def _attach(self, wish: _Wish, fds: Sequence[int]) -> str:
         network, pidfd, _ = fds
         left = self._left.get(wish.key)
         device, inode = namespace.identity(network)
@@ -203,6 +205,7 @@ class Attachments:
         self._give(each)
         self._changed()
         log.info("attached: %s", wish.name or wish.key)
+        return each.warning
 
     def _check(self, wish: _Wish, target: tuple[int, int]) -> None:
         """UserError where this namespace cannot be attached."""
@@ -254,7 +257,7 @@ class Attachments:
     def listed(self) -> list[Message]:
         """What is attached."""
         return [
-            {"key": key, "error": each.error, "pid": each.record.pid, **_named(each.record)}
+            {"key": key, "error": each.error or each.warning, "pid": each.record.pid, **_named(each.record)}
             for key, each in self._attached.items()
         ]
 
@@ -321,8 +324,16 @@ class Attachments:
 
     def _cover(self, each: _Attached) -> None:
         self._write_resolv(each)
+        each.warning = ""
         if each.mount >= 0 and self._magic_dns:
-            mounts.inject({mounts.RESOLV_PATH: each.record.resolv}, each.mount)
+            try:
+                mounts.inject({mounts.RESOLV_PATH: each.record.resolv}, each.mount)
+            except OSError as error:
+                if (
+                    error.errno != errno.ENOENT
+                ):  # whoever goes by another file would ask others for names of the tailnet
+                    raise
+                each.warning = f"{each.wish.name} does not know the tailnet's names: {error}"
         elif each.mount >= 0:
             mounts.eject(mounts.RESOLV_PATH, each.record.resolv, each.mount)
 

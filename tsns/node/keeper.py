@@ -294,13 +294,13 @@ class Keeper:
 
     def _on_attach(self, client: Client, message: Message, fds: Sequence[int]) -> None:
         try:
-            self._attachments.attach(message, fds)
+            warning = self._attachments.attach(message, fds)
         except UserError as error:
             self._clients.reply(client, {"error": error.message, "hint": error.hint})
         except OSError as error:
             self._clients.reply(client, {"error": f"it cannot be attached: {error}", "hint": self._see_log()})
         else:
-            self._clients.reply(client, {"attached": {"key": message["key"], **self._known_as}})
+            self._clients.reply(client, {"attached": {"warning": warning, **self._known_as}})
 
     def _on_detach(self, client: Client, key: str) -> None:
         try:
