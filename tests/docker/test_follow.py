@@ -286,7 +286,7 @@ def test_labels_are_enough(tsns: Tsns, docker: Dockerd, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for box in (own, shared):
         assert is_on(box)
-    assert tsns.json("ip", "own")["dns_name"].startswith("called-so.")
+    assert tsns.json("status", "own")["self"]["dns_name"].startswith("called-so.")
     assert tsns.json("watch", "--once")["actions"] == []
     assert is_followed(tsns), "what labels asked for is followed as well"
     own.container.restart(timeout=0)
