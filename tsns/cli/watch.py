@@ -17,9 +17,6 @@ from tsns.cli.options import Json, Quiet, Verbose
 from tsns.cli.tables import columns
 from tsns.error import UsageError
 from tsns.node.places import Places, make_run_directory, places
-from tsns.proto.text import one_line
-
-_DONE = {"attach": "attached", "detach": "detached"}
 
 
 def watch(
@@ -70,7 +67,7 @@ def _look_once(where: Places, *, dry_run: bool, as_json: bool, quiet: bool) -> i
         outcome = jobs.do(action, where, os.environ, fresh=action.wish.key in fresh)
         if "busy" in outcome:
             outcome = {"error": "somebody else is attaching or detaching it", "hint": "look again"}
-        shown.update({name: one_line(str(text)) for name, text in outcome.items()})
+        shown.update(jobs.from_line(jobs.to_line(outcome)))
     complaints += [action.text for action in actions if isinstance(action, Warn)]
     for complaint in () if as_json else complaints:
         terminal.say(f"warning: {complaint}")
@@ -99,5 +96,8 @@ def _show(done: list[dict[str, Any]], complaints: list[str], *, dry_run: bool, a
         for each in done:
             if "error" in each:
                 terminal.show_error(f"{each['name']}: {each['error']}", each["hint"])
+            elif not quiet and each["do"] == "detach":
+                terminal.say(f"{each['name']} is detached: {each['why']}")
             elif not quiet:
-                terminal.say(f"{each['name']} is {_DONE[each['do']]}, node {each['node']}")
+                known = " ".join(filter(None, [each.get("dns_name"), *each.get("addresses", ())]))
+                terminal.say(f"{each['name']} is on the tailnet as {known}")

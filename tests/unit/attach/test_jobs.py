@@ -17,7 +17,10 @@ from tsns.attach.wishes import Wish
 from tsns.config import NodeConfig
 from tsns.error import UserError
 from tsns.node import client
+from tsns.node.attaching import Attached
 from tsns.node.places import Places
+
+ATTACHED = {"dns_name": "web.lab.test", "addresses": ["100.64.0.1"]}
 
 
 class Node:
@@ -32,12 +35,13 @@ class Node:
 
     def attach(
         self, _where: Places, wish: Wish, _found: object, _env: object, progress: Callable[[str], None], config: Any
-    ) -> None:
+    ) -> Attached:
         self.during()
         progress(self.says)
         if self.error is not None:
             raise self.error
         self.attached.append((wish, config))
+        return Attached(wish.key, "web.lab.test", ("100.64.0.1",))
 
     def detach(self, where: Places, wish: Wish) -> bool:
         self.detached.append(wish.key)
@@ -74,7 +78,7 @@ def attach(where: Places, wish: Wish = BY_ID, *, fresh: bool = False) -> jobs.Ou
 
 def test_it_is_attached_and_remembered_as_it_is_now(where: Places, node: Node) -> None:
     now = BY_ID._replace(name="site")
-    assert attach(where, now) == {}
+    assert attach(where, now) == ATTACHED
     assert node.attached == [(now, None)]
     assert wishes.load(where) == [now]
 
@@ -88,7 +92,7 @@ def test_where_a_person_is_at_it_nothing_is_done(where: Places, node: Node) -> N
 
 def test_what_was_detached_meanwhile_stays_so(where: Places, node: Node) -> None:
     node.during = lambda: wishes.remove(where, BY_ID.key)
-    assert attach(where) == {}
+    assert attach(where) == ATTACHED
     assert node.detached == [BY_ID.key]
     assert wishes.load(where) == []
     assert attach(where) == {}
