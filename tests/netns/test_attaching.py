@@ -180,6 +180,21 @@ def test_a_keeper_that_is_killed_leaves_a_container_closed_until_it_is_detached(
     assert not attaching.undo("web", where(tsns), "box")
 
 
+def test_what_another_node_has_attached_since_is_left_alone(tsns: Tsns, box: Box) -> None:
+    for node in ("web", "other"):
+        tsns.up(node)
+    attach(tsns, box)
+    keeper = keeper_of(tsns.directories, "web")
+    assert keeper is not None
+    os.kill(keeper, signal.SIGKILL)
+    assert patiently(lambda: [TUN_NAME] if TUN_NAME in box.run("ip", "link").stdout else []) == []
+    with box.target() as target:
+        attaching.attach("other", where(tsns), target._replace(key="other"), Manner())
+    present = box.state()
+    attaching.undo("web", where(tsns), "box")
+    assert {**box.state(), "mounts": []} == {**present, "mounts": []}, "but for what the first one had mounted"
+
+
 def test_a_new_keeper_takes_over_what_a_killed_one_left(tsns: Tsns, box: Box) -> None:
     tsns.up("peer")
     tsns.up("web")

@@ -165,6 +165,7 @@ def test_one_node_is_attached_at_most(target: Container) -> None:
         with pytest.raises(OSError, match="another node is attached there") as caught:
             make(target, exclusive=True)
         assert caught.value.errno == errno.EBUSY
+        attachment.remove(target.fd, {})  # by the one who has not got it
         assert target.state() == meanwhile
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -106,12 +107,13 @@ def lead(namespace: int, own: Sequence[Prefix], led: Sequence[Prefix], *, exit_n
     in_network(namespace, job)
 
 
-def remove(namespace: int, before: Mapping[str, Any]) -> None:
+def remove(namespace: int, before: Mapping[str, Any], *, abandoned: bool = False) -> None:
     """Take away what `make` and `lead` have done, as far as it is there; the TUN goes with its descriptors. OSError with the reason.
 
-    `before` is empty where `make` did not come to its end.
+    `before` is empty where `make` did not come to its end, and an attachment is `abandoned` when its keeper is gone. A TUN is then not
+    ours, but another node's, and so is all else.
     """
-    in_network(namespace, lambda: _remove(before))
+    in_network(namespace, lambda: _remove(before, abandoned=abandoned or not before))
 
 
 def docker_dns_sockets(namespace: int, count: int) -> list[int]:
@@ -221,7 +223,9 @@ def _lead(own: Sequence[Prefix], led: Sequence[Prefix], *, exit_node: bool, excl
     attachment_routes.lead(tun, own, led, everything=exit_node or exclusive)
 
 
-def _remove(before: Mapping[str, Any]) -> list[int]:
+def _remove(before: Mapping[str, Any], *, abandoned: bool = False) -> list[int]:
+    if abandoned and any(name == TUN_NAME for _, name in socket.if_nameindex()):
+        return []
     attachment_routes.remove_all()
     ports = ports_before(before)
     if ports is not None:

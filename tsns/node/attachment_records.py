@@ -100,7 +100,7 @@ def undo(record: Record) -> bool:
         return False
     network, mount = found
     try:
-        attachment.remove(network, record.before)
+        attachment.remove(network, record.before, abandoned=True)
         if record.resolv and mount >= 0:
             mounts.eject(mounts.RESOLV_PATH, record.resolv, mount)
     finally:

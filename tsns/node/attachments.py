@@ -62,20 +62,19 @@ class _Attached:
         self.wish = wish
         self.network, self.pidfd, self.mount = fds
         self.made: attachment.Made | None = None
-        self.names = -1  # a socket that is connected to the container's own resolver
         self.stand_in: StandIn | None = None
         self.error = ""
         self.warning = ""
 
     def close(self) -> None:
         self.engine_is(away=False)
-        made = [self.made.tun, self.made.diag, *self.made.dns] if self.made is not None else []
-        _close(self.network, self.pidfd, self.mount, self.names, *made)
+        made = [self.made.tun, self.made.diag, self.made.names, *self.made.dns] if self.made is not None else []
+        _close(self.network, self.pidfd, self.mount, *made)
 
     def engine_is(self, watch: Watch | None = None, *, away: bool) -> None:
         if self.stand_in is not None:
             self.stand_in.close()
-        self.stand_in = StandIn(watch, self.made.dns, self.names) if away and watch and self.made else None
+        self.stand_in = StandIn(watch, self.made.dns, self.made.names) if away and watch and self.made else None
 
 
 class _Wish:
@@ -185,13 +184,14 @@ class Attachments:
                 exclusive=wish.exclusive,
                 docker_names=wish.docker_names,
                 before=record.before or None,
+                own=self._own,
+                led=self._led,
+                exit_node=self._exit_node,
             )
             each.record = record._replace(before=dict(each.made.before))
             self._write()
-            self._lead(each)
-            if wish.docker_names:
-                [each.names] = attachment.docker_dns_sockets(network, 1)
-                with socket.socket(fileno=os.dup(each.names)) as resolver:
+            if each.made.names >= 0:
+                with socket.socket(fileno=os.dup(each.made.names)) as resolver:
                     resolver.connect(RESOLVER)
             self._cover(each)
         except BaseException:
@@ -344,8 +344,13 @@ class Attachments:
 
     def _give(self, each: _Attached) -> None:
         assert each.made is not None  # attached
-        fds = [each.made.tun, *([each.names] if each.names >= 0 else []), *each.made.dns]
-        message = {"give": "place", "place": each.place, "names": each.names >= 0, "published": each.wish.published}
+        fds = [each.made.tun, *([each.made.names] if each.made.names >= 0 else []), *each.made.dns]
+        message = {
+            "give": "place",
+            "place": each.place,
+            "names": each.made.names >= 0,
+            "published": each.wish.published,
+        }
         self._tell_engine(message, fds)
 
     def _share(self) -> None:
