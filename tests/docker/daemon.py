@@ -24,6 +24,7 @@ import docker
 
 from tests.interop.rig.internet import NAME_PREFIX
 from tests.interop.rig.namespace import Namespace
+from tests.machine import processes_in
 
 BUSYBOX: Final = "/bin/busybox"
 IMAGE: Final = "tsns-test/busybox"
@@ -73,6 +74,7 @@ class Dockerd:
 
     def start(self) -> None:
         """Until it answers."""
+        self._forget_containerd()
         with open(self.directory / "log", "ab") as log:
             self.process = subprocess.Popen(
                 self.network.command(
@@ -87,6 +89,13 @@ class Dockerd:
             assert self.process.poll() is None, self.log()
             assert time.monotonic() < until, self.log()
             time.sleep(0.05)
+
+    def _forget_containerd(self) -> None:
+        """One that was killed may stay as a zombie, which a new daemon would take for one that runs."""
+        file = self.directory / "exec" / "containerd" / "containerd.pid"
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{file.read_text().strip()}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                file.unlink()
 
     def _answers(self) -> bool:
         client = docker.DockerClient(base_url=self.url, timeout=int(COMMAND_S), version="1.41")
@@ -110,6 +119,7 @@ class Dockerd:
                 self.process.kill()
                 self.process.wait(END_S)
             self.process = None
+            (self.directory / "sock").unlink(missing_ok=True)  # else its library leaves sockets behind in vain tries
             self._forget_containerd()
 
     def _forget_containerd(self) -> None:
@@ -202,6 +212,16 @@ def image() -> bytes:
     return data.getvalue()
 
 
+def _end_containers(directory: Path) -> None:
+    """What goes on without a daemon."""
+    for shim, command in processes_in(str(directory)).items():
+        if "containerd-shim" in command:
+            children = Path(f"/proc/{shim}/task/{shim}/children").read_text().split()
+            for pid in (*map(int, children), shim):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
 @contextlib.contextmanager
 def dockerd() -> Iterator[Dockerd]:
     """One with the image, until the end of the block."""
@@ -220,6 +240,7 @@ def dockerd() -> Iterator[Dockerd]:
         with contextlib.suppress(docker.errors.DockerException, OSError, AttributeError):
             daemon.remove_all()
         daemon.stop()
+        _end_containers(directory)
         for line in reversed(Path("/proc/self/mounts").read_text().splitlines()):
             if (place := line.split()[1]).startswith(str(directory)):
                 subprocess.run(["umount", "--lazy", place], capture_output=True, check=False)

@@ -169,7 +169,15 @@ def patiently_settled(look: Callable[[], list[int]]) -> list[int]:
 
 
 def children_of(pid: int) -> list[int]:
-    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    try:
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def descendants(pid: int) -> list[int]:
+    """Of a guard: the follower, and who hears the events for it."""
+    return [each for child in children_of(pid) for each in (child, *children_of(child))]
 
 
 def test_a_container_that_is_made_anew_is_attached_where_its_name_is_followed(tsns: Tsns, docker: Dockerd) -> None:
@@ -242,9 +250,86 @@ def test_it_outlives_docker_itself(tsns: Tsns, docker: Dockerd, number: int) -> 
     box = docker.run("web", restart_policy={"Name": "always"})
     tsns.up("peer")
     attach(tsns, "web")
+    until(lambda: len(descendants(follow.holder(places(tsns))[0])) == 2, "it hears no events")
     docker.stop(number)
     docker.start()
     box.container = docker.client.containers.get("web")
     assert_on(box)
     until(lambda: not re.findall("has failed", follower_log(tsns)), "no failure")
     detach(tsns, "web")
+
+
+def labelled(docker: Dockerd, name: str, **labels: str) -> Box:
+    return docker.run(name, labels={f"tsns.{key.replace('_', '-')}": value for key, value in labels.items()})
+
+
+def test_labels_are_enough(tsns: Tsns, docker: Dockerd, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(f"{tsns.lab.auth_key}\n")
+    login = {"enable": "true", "login_server": tsns.lab.url, "auth_key_file": str(tmp_path / "key")}
+    tsns.up("peer")
+    tsns.up("gate")
+    own = labelled(docker, "own", hostname="called-so", **login)
+    shared = labelled(docker, "shared", enable="true", to="gate")
+    docker.run("silent")
+
+    shown = tsns("watch", "--dry-run")
+    assert shown.returncode == 0, shown.stderr
+    assert [line.split()[:3] for line in shown.stdout.splitlines()[1:]] == [
+        ["attach", "own", "own"],
+        ["attach", "shared", "gate"],
+    ]
+    assert "tsns0" not in own.run("ip", "link"), "it is only shown"
+    assert [each["do"] for each in tsns.json("watch", "--dry-run")["actions"]] == ["attach", "attach"]
+
+    done = tsns("watch", "--once")
+    assert done.returncode == 0, done.stderr
+    for box in (own, shared):
+        assert is_on(box)
+    assert tsns.json("status", "own")["self"]["dns_name"].startswith("called-so.")
+    assert tsns.json("watch", "--once")["actions"] == []
+    assert is_followed(tsns), "what labels asked for is followed as well"
+    own.container.restart(timeout=0)
+    assert_on(own)
+
+
+def test_labels_that_are_wrong_are_told_of_and_do_nothing(tsns: Tsns, docker: Dockerd) -> None:
+    labelled(docker, "secret", enable="true", auth_key_file=KEY)
+    labelled(docker, "typo", enable="true", exclusiv="true")
+    done = tsns("watch", "--once")
+    assert done.returncode == 1
+    assert "secret: label tsns.auth-key-file holds an auth key" in done.stderr
+    assert "typo: there is no label tsns.exclusiv; is tsns.exclusive meant?" in done.stderr
+    assert KEY not in done.stderr + done.stdout
+    assert tsns.json("ls")["nodes"] == []
+    docker.remove_all()
+    labelled(docker, "nowhere", enable="true", to="nobody")
+    done = tsns("watch", "--once")
+    assert done.returncode == 1
+    assert "nobody" in done.stderr
+
+
+def test_watch_attaches_what_begins_and_hands_over_at_its_end(tsns: Tsns, docker: Dockerd) -> None:
+    tsns.up("peer")
+    tsns.up("gate")
+    box = docker.run("web")
+    attach(tsns, "web", "--to", "gate")
+    until(lambda: follow.holder(places(tsns))[1] == follow.FOLLOWS, "nobody follows")
+    with tsns.popen("watch") as watching:
+        try:
+            until(lambda: follow.holder(places(tsns)) == (watching.pid, follow.WATCHES), "it does not take over")
+            second = tsns("watch")
+            assert second.returncode == 1
+            assert "`tsns watch` runs already" in second.stderr
+            new = labelled(docker, "new", enable="true", to="gate")
+            assert_on(new)
+            box.container.restart(timeout=0)
+            assert_on(box)
+            new.container.remove(force=True)
+            new = labelled(docker, "new", enable="true", to="gate")
+            assert_on(new)
+        finally:
+            watching.send_signal(signal.SIGTERM)
+        assert watching.wait(10) == 0
+    until(lambda: follow.holder(places(tsns))[1] == follow.FOLLOWS, "nobody follows on")
+    new.container.restart(timeout=0)
+    assert_on(new)

@@ -91,6 +91,8 @@ def attach(
 ) -> Attached:
     """Attach it, and start its node where that does not run, with `config` where there is one. UserError where that cannot be."""
     if config is not None or wish.node not in client.names(where):
+        if not wish.own and wish.node not in client.known(where):
+            raise UserError(f"there is no node {wish.node}", f"make it with `tsns up {wish.node}`")
         client.start(config or _config_of(wish, where, environ), where, progress).close()
     manner = Manner(
         exclusive=wish.exclusive,

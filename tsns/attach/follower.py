@@ -104,10 +104,12 @@ class Follower:
         """What would be done now; the wishes that labels make, which are not kept; and what is wrong with labels."""
         self._connect()
         made, complaints = self._read_labels(None)
-        wanted = {wish.key: wish for wish in (*wishes.load(self._where), *made)}.values()
-        view = self._view(list(wanted), members=True)
+        wanted = sorted(
+            {wish.key: wish for wish in (*wishes.load(self._where), *made)}.values(), key=lambda it: it.name
+        )
+        view = self._view(wanted, members=True)
         fresh = {wish.key for wish in made}
-        return self._machine.reconcile(list(wanted), view, time.monotonic(), fresh=fresh), made, complaints
+        return self._machine.reconcile(wanted, view, time.monotonic(), fresh=fresh), made, complaints
 
     def close(self) -> None:
         """End all children, those at work as well: what they have done is found again."""

@@ -1,6 +1,6 @@
 """What the follower does to one container, in a child of its own: attach it, or give it up (ring 2).
 
-The outcome is one JSON object: `{}`, `{"busy": true}` where a person is at it, or `{"error": ..., "hint": ...}`.
+The outcome is one JSON object: `dns_name` and `addresses` of what is attached now; `{"busy": true}` where a person is at it, or `{"error": ..., "hint": ...}`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def do(action: Attach | Forget, where: Places, environ: Mapping[str, str], *, fr
             if isinstance(action, Forget):
                 container.detach(where, action.wish)
             else:
-                _attach(action, where, environ, fresh=fresh)
+                return _attach(action, where, environ, fresh=fresh)
     except UserError as error:
         return {"error": error.message, "hint": error.hint}
     except (TsnsError, OSError, ValueError) as error:
@@ -43,18 +43,21 @@ def do(action: Attach | Forget, where: Places, environ: Mapping[str, str], *, fr
     return {}
 
 
-def _attach(action: Attach, where: Places, environ: Mapping[str, str], *, fresh: bool) -> None:
+def _attach(action: Attach, where: Places, environ: Mapping[str, str], *, fresh: bool) -> Outcome:
     wish = action.wish
     before = wishes.find(where, wish.key)
     if before is None:
-        return  # it has just been detached
+        return {}  # it has just been detached
     with container.opened(wish, lambda: action.container) as found:  # type: ignore[arg-type, return-value]
-        container.attach(where, wish, found, environ, _by_nobody(wish), _config(wish, where, environ, fresh=fresh))
+        attached = container.attach(
+            where, wish, found, environ, _by_nobody(wish), _config(wish, where, environ, fresh=fresh)
+        )
     if wishes.find(where, wish.key) is None:  # `tsns down` has come in between
         with contextlib.suppress(UserError):
             container.detach(where, wish)
     elif wish != before:
         wishes.save(where, wish)
+    return {"dns_name": attached.dns_name, "addresses": list(attached.addresses)}
 
 
 def _config(wish: Wish, where: Places, environ: Mapping[str, str], *, fresh: bool) -> NodeConfig | None:
@@ -85,4 +88,4 @@ def to_line(outcome: Outcome) -> bytes:
 def from_line(line: bytes) -> Outcome:
     """What `to_line` made, with texts for a person."""
     outcome = json.loads(line)
-    return {key: value if value is True else one_line(str(value), MAX_LINE_CHARS) for key, value in outcome.items()}
+    return {key: one_line(value, MAX_LINE_CHARS) if isinstance(value, str) else value for key, value in outcome.items()}

@@ -57,7 +57,7 @@ def load(where: Places) -> list[Wish]:
     for path in sorted(directory(where).glob("*.json"))[:MAX_WISHES]:
         try:
             found.append(_read(path))
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, KeyError) as error:
             log.warning("%s is no attachment: %s", path, error)
     return found
 
@@ -66,7 +66,7 @@ def find(where: Places, key: str) -> Wish | None:
     """The one of this key."""
     try:
         return _read(directory(where) / f"{key}.json")
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, KeyError):
         return None
 
 

@@ -9,7 +9,20 @@ from typing import Annotated, Any, Final
 import typer
 
 from tsns import VERSION
-from tsns.cli import arguments, containers, demo, exit_nodes, login, names, netcheck, nodes, output, queries, serve
+from tsns.cli import (
+    arguments,
+    containers,
+    demo,
+    exit_nodes,
+    login,
+    names,
+    netcheck,
+    nodes,
+    output,
+    queries,
+    serve,
+    watch,
+)
 from tsns.cli.options import Json, Quiet, Verbose
 from tsns.config import DEFAULT_CAPABILITY_VERSION
 from tsns.error import UsageError
@@ -35,6 +48,7 @@ for _name, _function in (
     ("shell", nodes.shell),
     ("attach", containers.attach),
     ("detach", containers.detach),
+    ("watch", watch.watch),
     ("ls", nodes.list_nodes),
     ("status", queries.status),
     ("ip", queries.ip),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from tsns.error import UserError
-from tsns.node import detached, messages
+from tsns.node import messages
 from tsns.node.places import Places
 
 BACKLOG: Final = 128
@@ -147,4 +147,6 @@ def spawn_keeper(where: Places) -> socket.socket:
 
 
 def _spawn(inherited: socket.socket, where: Places, arguments: list[str]) -> None:
+    from tsns.node import detached  # not where there is a server already
+
     detached.spawn("tsns.node.server", arguments, inherited.fileno(), where.run / LOG_NAME)
