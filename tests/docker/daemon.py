@@ -16,7 +16,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,7 +65,6 @@ class Dockerd:
     network: Namespace
     process: subprocess.Popen[bytes] | None = None
     client: Any = None
-    _names: Iterator[int] = field(default_factory=lambda: iter(range(1, 1 << 20)))
 
     @property
     def url(self) -> str:
@@ -74,7 +73,6 @@ class Dockerd:
 
     def start(self) -> None:
         """Until it answers."""
-        self._forget_containerd()
         with open(self.directory / "log", "ab") as log:
             self.process = subprocess.Popen(
                 self.network.command(
@@ -89,13 +87,6 @@ class Dockerd:
             assert self.process.poll() is None, self.log()
             assert time.monotonic() < until, self.log()
             time.sleep(0.05)
-
-    def _forget_containerd(self) -> None:
-        """One that was killed may stay as a zombie, which a new daemon would take for one that runs."""
-        file = self.directory / "exec" / "containerd" / "containerd.pid"
-        with contextlib.suppress(OSError):
-            if Path(f"/proc/{file.read_text().strip()}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                file.unlink()
 
     def _answers(self) -> bool:
         client = docker.DockerClient(base_url=self.url, timeout=int(COMMAND_S), version="1.41")
