@@ -16,7 +16,10 @@ import pytest
 
 from tests.interop.rig.internet import Daemon, Host, Internet, wait_for
 from tests.interop.rig.tsns import Tsns, tsns_on
+from tests.machine import new_private_directories
 from tests.netns.anatomy import engine_of, keeper_of
+from tests.netns.nodes import LabProcess
+from tests.netns.ordinary_user import UserTsns, ordinary_user
 
 pytestmark = pytest.mark.netns
 
@@ -120,6 +123,18 @@ class Stage:
         assert keeper is not None
         children = Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()
         return [int(child) for child in children if Path(f"/proc/{child}/comm").read_text().startswith("pass")]
+
+
+@dataclass(frozen=True, slots=True)
+class UserOnHost(UserTsns):
+    """An ordinary user's command line on one of the rig's hosts."""
+
+    host: Host | None = None
+
+    def command(self, *words: str) -> list[str]:
+        """What root executes for these words."""
+        assert self.host is not None
+        return self.host.command(*self.as_user(sys.executable, "-m", "tsns", *words))
 
 
 REFUSED: Final = {"TimeoutError", "ConnectionRefusedError", "OSError", "silence"}
@@ -248,3 +263,22 @@ def test_a_node_carries_its_peers_packets_to_where_it_leads_itself(stage: Stage)
     stage.tsns.run("set", "gw", "--no-advertise-exit-node")
     assert "world" not in stage.ask("web", WORLD)
     assert stage.ask("web", IN_SUBNET) == f"world {stage.host.address}"
+
+
+def test_an_ordinary_user_has_it_as_well(stage: Stage, tmp_path: Path) -> None:
+    """With pasta as themselves, and nothing of root's."""
+    lab = LabProcess(stage.login[1], stage.login[3], "")
+    with new_private_directories() as directories, ordinary_user(directories, lab) as user:
+        on_host = UserOnHost(**{name: getattr(user, name) for name in UserTsns.__dataclass_fields__}, host=stage.host)
+        done = on_host("up", "web", *stage.login, "--with-internet")
+        assert done.returncode == 0, done.stderr
+        for address, word in ((WORLD, "world"), (stage.world.address, "neighbour")):
+            assert (
+                on_host("exec", "web", "--", sys.executable, "-c", ASK, address, "80").stdout.strip()
+                == f"{word} {stage.host.address}"
+            )
+        for address, port in ((PEER, 80), ("127.0.0.1", 81), (stage.host.address, 82)):
+            assert "world" not in on_host("exec", "web", "--", sys.executable, "-c", ASK, address, str(port)).stdout
+        on_host("set", "web", "--only-tailnet")
+        assert on_host("exec", "web", "--", sys.executable, "-c", ASK, WORLD, "80").stdout.startswith("OSError")
+        on_host("down", "web")

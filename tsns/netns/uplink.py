@@ -4,6 +4,9 @@ Source: pasta(1) of passt; Documentation/networking/tuntap.rst. pasta runs as a 
 own with a TAP device. The device is taken from there and put into the node's namespace: pasta goes on holding its descriptor, and holds
 nothing else of the node. With pasta the device goes, and with it the way out.
 
+An ordinary user's pasta begins in the user namespace of the node, so that its own is below that one: who has entered the node's has rights
+over both, and can take the device from the one to the other.
+
 Before that the device gets a filter (`uplink_filter`), which whoever is inside cannot come round, root neither. pasta's own
 forwarding of ports and names is off, and the gateway's address leads to nobody on the host.
 """
@@ -11,6 +14,7 @@ forwarding of ports and names is off, and the gateway's address leads to nobody 
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import signal
@@ -20,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
-from tsns.netns import linux, netlink, routes
-from tsns.netns.child import in_network
+from tsns.netns import linux, netlink, routes, user_namespace
+from tsns.netns.child import in_child, in_network
 from tsns.netns.uplink_filter import INSTRUCTION, closed
 from tsns.proto.addresses import Prefix
 
@@ -35,6 +39,7 @@ ADDRESS_FLAGS: Final = 0x02 | 0x200  # IFA_F_NODAD, IFA_F_NOPREFIXROUTE
 RTNH_F_ONLINK: Final = 4
 METRIC: Final = 1000
 MAX_ANSWER_BYTES: Final = 64 << 10
+MAX_DESCRIPTORS: Final = 256  # of pasta's, among which its device is looked for
 _TUN_DEVICE: Final = os.makedev(10, 200)
 _SYS_PIDFD_GETFD: Final = 438
 _ARGUMENTS: Final = (
@@ -58,27 +63,33 @@ def program() -> str | None:
     return next((place for place in PLACES if os.access(place, os.X_OK)), None)
 
 
-def start(path: str, uid: int, output: int) -> Started:
-    """Start pasta as this user, in the caller's own network; what it says goes to the descriptor `output`. OSError with the reason."""
+def start(path: str, uid: int, namespace: int, output: int) -> Started:
+    """Start pasta in the caller's own network, for a node's namespace; what it says goes to the descriptor `output`. OSError with the reason.
+
+    Root starts it as this user, everybody else as themselves.
+    """
     reading, writing = os.pipe2(os.O_CLOEXEC)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     pid = os.fork()
     if pid == 0:
-        _become_pasta(path, uid, reading, output)
+        _become_pasta(path, uid, namespace, reading, output)
     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     os.close(reading)
     return Started(pid, os.pidfd_open(pid), writing)
 
 
-def _become_pasta(path: str, uid: int, stdin: int, output: int) -> NoReturn:
+def _become_pasta(path: str, uid: int, namespace: int, stdin: int, output: int) -> NoReturn:
     try:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGPIPE):  # pasta refuses to start with SIGPIPE ignored
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.setsid()
-        _make_tun_everybodys()
-        linux.become(uid, uid, [])
+        if os.geteuid() == 0:
+            _make_tun_everybodys()
+            linux.become(uid, uid, [])
+        else:
+            user_namespace.enter_owner(namespace)
         os.dup2(stdin, 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
@@ -123,11 +134,11 @@ def take_over(started: Started, namespace: int) -> Way | None:
     holder = _holder(started.pid)
     if holder is None:
         return None
-    filter_device(started, closed())
+    filter_device(started, namespace, closed())
     inner = os.open(f"/proc/{holder}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     reading, writing = os.pipe2(os.O_CLOEXEC)
     try:
-        in_network(inner, lambda: _move(namespace, writing))
+        in_child(lambda: _move(inner, namespace, writing))
         addresses, _, gateways = os.read(reading, MAX_ANSWER_BYTES).decode().partition(";")
     finally:
         for fd in (inner, reading, writing):
@@ -145,7 +156,9 @@ def _holder(pid: int) -> int | None:
     return found[0] if found else None
 
 
-def _move(namespace: int, answer: int) -> list[int]:
+def _move(inner: int, namespace: int, answer: int) -> list[int]:
+    user_namespace.enter_owner(namespace)
+    linux.setns(inner, linux.CLONE_NEWNET)
     with netlink.connection() as ip:
         indices = ip.link_lookup(ifname=NAME)
         if not indices:
@@ -196,9 +209,9 @@ def _open_way(way: Way) -> list[int]:
     return []
 
 
-def filter_device(started: Started, code: bytes) -> None:
+def filter_device(started: Started, namespace: int, code: bytes) -> None:
     """Give the device another filter (see `uplink_filter`). OSError where pasta is gone, or the filter is too much for the kernel."""
-    device = _descriptor_of_device(started)
+    [device] = in_child(lambda: _descriptor_of_device(started, namespace))
     try:
         buffer = ctypes.create_string_buffer(code, len(code))
         fcntl.ioctl(
@@ -208,15 +221,17 @@ def filter_device(started: Started, code: bytes) -> None:
         os.close(device)
 
 
-def _descriptor_of_device(started: Started) -> int:
+def _descriptor_of_device(started: Started, namespace: int) -> list[int]:
     """Pasta's own descriptor of the device, as one of ours."""
+    user_namespace.enter_owner(namespace)  # pasta may not be looked into from elsewhere
     libc = ctypes.CDLL(None, use_errno=True)
-    directory = f"/proc/{started.pid}/fd"
-    for name in os.listdir(directory):
-        if os.stat(f"{directory}/{name}").st_rdev == _TUN_DEVICE:
-            fd = int(libc.syscall(_SYS_PIDFD_GETFD, started.pidfd, int(name), 0))
-            if fd < 0:
-                code = ctypes.get_errno()
-                raise OSError(code, f"pasta's device cannot be had: {os.strerror(code)}")
-            return fd
+    for number in range(MAX_DESCRIPTORS):  # its directory in /proc is nobody's to list
+        fd = int(libc.syscall(_SYS_PIDFD_GETFD, started.pidfd, number, 0))
+        code = ctypes.get_errno()
+        if fd >= 0 and os.fstat(fd).st_rdev == _TUN_DEVICE:
+            return [fd]
+        if fd >= 0:
+            os.close(fd)
+        elif code != errno.EBADF:
+            raise OSError(code, f"pasta's device cannot be had: {os.strerror(code)}")
     raise OSError("pasta has no device")

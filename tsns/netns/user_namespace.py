@@ -43,10 +43,10 @@ def _write(name: str, text: str) -> None:
         file.write(text)
 
 
-def enter(namespace: int, kind: int = linux.CLONE_NEWNET) -> None:
-    """Enter the namespace of this kind behind a descriptor, and before it the user namespace that it belongs to. OSError with the reason.
+def enter_owner(namespace: int) -> None:
+    """Enter the user namespace that the one behind a descriptor belongs to, and no other; root stays where it is. OSError with the reason.
 
-    The process must have one thread. Root stays in its own user namespace, where it has all rights over those below, and others as well.
+    From there the user namespaces below it are within reach, which they are not from above for who is not root. One thread only.
     """
     owner = None if os.geteuid() == 0 else _owner(namespace)
     if owner is not None:
@@ -54,6 +54,14 @@ def enter(namespace: int, kind: int = linux.CLONE_NEWNET) -> None:
             linux.setns(owner, linux.CLONE_NEWUSER)
         finally:
             os.close(owner)
+
+
+def enter(namespace: int, kind: int = linux.CLONE_NEWNET) -> None:
+    """Enter the namespace of this kind behind a descriptor, and before it the user namespace that it belongs to. OSError with the reason.
+
+    The process must have one thread. Root stays in its own user namespace, where it has all rights over those below, and others as well.
+    """
+    enter_owner(namespace)
     linux.setns(namespace, kind)
 
 

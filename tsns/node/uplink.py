@@ -40,8 +40,6 @@ log = logging.getLogger(__name__)
 
 def check() -> None:
     """UserError where this machine offers no such way."""
-    if os.geteuid() != 0:
-        raise UserError("--with-internet needs root", "run it with sudo, or leave it out")
     if uplink.program() is None:
         raise UserError(
             "--with-internet needs pasta, which is not installed",
@@ -82,16 +80,25 @@ class Uplink:
         self._only_neighbours = only_neighbours
         if wanted and not self._wanted:
             self._wanted = True
-            self._start()
+            if self._may_start:
+                self._start()
         elif self._wanted and not wanted:
             self._wanted = False
             self.close()
         else:
             self._filter()
 
+    @property
+    def _may_start(self) -> bool:
+        """Root's pasta need not wait for the namespace; everybody else's begins in the user namespace that was made with it."""
+        return os.geteuid() == 0 or self._namespace >= 0
+
     def set_namespace(self, namespace: int) -> None:
         """The node's namespace is there."""
+        waited = not self._may_start
         self._namespace = namespace
+        if waited and self._wanted:
+            self._start()
 
     def forbid(self, routes: Sequence[Prefix]) -> None:
         """These go by the tailnet; to be said before they do."""
@@ -115,7 +122,7 @@ class Uplink:
             self._output, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             os.set_blocking(writing, True)
             try:
-                self._started = uplink.start(path, UID_BASE + os.getpid(), writing)
+                self._started = uplink.start(path, UID_BASE + os.getpid(), self._namespace, writing)
             finally:
                 os.close(writing)
         except UserError as error:
@@ -159,13 +166,13 @@ class Uplink:
         forbidden = [*map(Prefix.parse, (*NOBODYS_TEXT, *host_network.addresses())), *TAILNET, *self._led_elsewhere]
         only = self._way.neighbourhood if self._only_neighbours else None
         try:
-            uplink.filter_device(self._started, uplink_filter.compiled(forbidden, only))
+            uplink.filter_device(self._started, self._namespace, uplink_filter.compiled(forbidden, only))
             self.error = ""
         except (OSError, ValueError) as error:
             log.warning("the way to the internet is closed: %s", error)
             self.error = f"the way to the internet is closed: {error}"
             with contextlib.suppress(OSError):
-                uplink.filter_device(self._started, uplink_filter.closed())
+                uplink.filter_device(self._started, self._namespace, uplink_filter.closed())
                 return
             self._end()  # that one does, too
 

@@ -40,13 +40,13 @@ class Stage:
         monkeypatch.setattr(uplink, "filter_device", self.filter)
         monkeypatch.setattr(uplink, "open_way", lambda *_: self.seen.append("open"))
 
-    def start(self, _path: str, uid: int, _output: int) -> Started:
+    def start(self, _path: str, uid: int, _namespace: int, _output: int) -> Started:
         self.seen.append("start")
         assert uid > 1 << 30
         pidfd, pipe = os.pipe()
         return Started(1234, pidfd, pipe)
 
-    def filter(self, _started: Started, code: bytes) -> None:
+    def filter(self, _started: Started, _namespace: int, code: bytes) -> None:
         if self.refuses is not None and code != uplink_filter.closed():
             raise self.refuses
         self.seen.append("filter")
@@ -140,12 +140,18 @@ def test_without_a_way_of_the_hosts_own_it_says_so(stage: Stage) -> None:
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def complaint(**attributes: Any) -> UserError:
-        monkeypatch.setattr(os, "geteuid", lambda: attributes.get("uid", 0))
-        monkeypatch.setattr(uplink, "program", lambda: attributes.get("program"))
-        with pytest.raises(UserError) as caught:
-            check()
-        return caught.value
+    monkeypatch.setattr(uplink, "program", lambda: None)
+    with pytest.raises(UserError) as caught:
+        check()
+    assert "passt" in caught.value.hint
 
-    assert "passt" in complaint().hint
-    assert "needs root" in complaint(uid=1000, program="/usr/bin/pasta").message
+
+def test_an_ordinary_users_pasta_waits_for_the_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It begins in the user namespace that is made with it."""
+    stage = Stage(monkeypatch)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    stage.uplink.want(wanted=True, only_neighbours=False)
+    assert stage.take() == []
+    stage.uplink.set_namespace(7)
+    assert stage.take() == ["start"]
+    stage.uplink.close()
