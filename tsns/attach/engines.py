@@ -16,6 +16,7 @@ TIMEOUT_S: Final = 10
 DOCKER_SOCKET: Final = "/var/run/docker.sock"
 PODMAN_SOCKET: Final = "/run/podman/podman.sock"
 USERS_PODMAN_SOCKET: Final = "podman/podman.sock"  # under XDG_RUNTIME_DIR
+LOCAL: Final = "unix://"  # the processes of an engine elsewhere are not here
 ACTIONS: Final = ("start", "die", "rename", "destroy", "unpause", "connect", "disconnect")
 NET_ADMIN: Final = ("NET_ADMIN", "CAP_NET_ADMIN", "ALL")
 
@@ -144,6 +145,11 @@ def connect(kind: str, url: str) -> Engine:
 
 def engines(environ: Mapping[str, str]) -> list[Engine]:
     """Those that answer. UserError where none does, with what is missing."""
+    told = environ.get("DOCKER_HOST", "")
+    if told and not told.startswith(LOCAL):
+        raise UserError(
+            f"DOCKER_HOST is {told}, and containers elsewhere are not within reach", "run tsns on that machine"
+        )
     found, refused = [], []
     for kind, url in addresses(environ):
         try:
@@ -167,4 +173,5 @@ def addresses(environ: Mapping[str, str]) -> list[tuple[str, str]]:
     if not told:
         sockets.insert(0, ("docker", DOCKER_SOCKET))
     present = [(kind, f"unix://{path}") for kind, path in sockets if os.path.exists(path)]
-    return [*([("podman" if "podman" in told else "docker", told)] if told else []), *present]
+    named = [("podman" if "podman" in told else "docker", told)] if told.startswith(LOCAL) else []
+    return [*named, *present]

@@ -65,7 +65,8 @@ def find(pid: int, proc: Path = Path("/proc"), root: Path = ROOT) -> Freezer:
     groups, own = (_groups(proc / who / "cgroup") for who in (str(pid), "self"))
     for name, place in (("freezer", root / "freezer"), ("", root), ("", root / "unified")):
         group = groups.get(name)
-        if not group or group == "/" or own.get(name, "").startswith(group):
+        ours = own.get(name, "")
+        if not group or group == "/" or ours == group or ours.startswith(f"{group}/"):
             continue
         directory = place / group.lstrip("/")
         if name and (directory / "freezer.state").exists():

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tsns import settings
-from tsns.attach import wishes
+from tsns.attach import follow, wishes
 from tsns.cli import arguments, enter, output, tables, terminal
 from tsns.cli.arguments import Parsed
 from tsns.cli.options import Json, Quiet, Verbose, waiting, with_flags
@@ -128,6 +128,7 @@ def _detach_all(where: Places, name: str) -> None:
 
 def list_nodes(as_json: Json = False, quiet: Quiet = False, verbose: Verbose = 0) -> int:
     """List the nodes of this machine, running or stopped."""
+    follow.ensure(places(os.environ), os.environ)  # which nothing does after a restart of the machine
     homes: dict[str, Places] = {}
     for where in filter(
         None, (roots_places(os.environ), places(os.environ))
