@@ -66,7 +66,7 @@ def find(pid: int, proc: Path = Path("/proc"), root: Path = ROOT) -> Freezer:
     for name, place in (("freezer", root / "freezer"), ("", root), ("", root / "unified")):
         group = groups.get(name)
         ours = own.get(name, "")
-        if not group or group == "/" or ours == group or ours.startswith(f"{group}/"):
+        if not group or group in {"/", ours} or ours.startswith(f"{group}/"):
             continue
         directory = place / group.lstrip("/")
         if name and (directory / "freezer.state").exists():
