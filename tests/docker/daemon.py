@@ -52,7 +52,7 @@ APPLETS: Final = (
 
 def missing() -> str | None:
     """What this machine lacks for these tests."""
-    lacking = [name for name in ("dockerd", "containerd", "runc") if shutil.which(name) is None]
+    lacking = [name for name in ("dockerd", "containerd", "runc", "docker-compose") if shutil.which(name) is None]
     lacking += [] if os.path.exists(BUSYBOX) else ["busybox-static"]
     return f"needs {', '.join(lacking)}: run scripts/test" if lacking else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,12 @@ pytestmark = pytest.mark.docker
 ROOT: Final = Path(__file__).parents[2]
 DOCUMENT: Final = (ROOT / "docs" / "containers.md").read_text()
 RECIPES: Final = re.findall(r"```sh\n(.*?)```", DOCUMENT, re.DOTALL)
+COMPOSE_FILE: Final = re.findall(r"```yaml\n(.*?)```", DOCUMENT, re.DOTALL)
+# Debian's compose is a program of its own.
+COMPOSE: Final = """#!/bin/sh
+test "$1" = compose && shift && exec docker-compose "$@"
+exec DOCKER "$@"
+"""
 TIMEOUT_S: Final = 60.0
 
 
@@ -54,7 +61,13 @@ def follow(recipe: str, tsns: Tsns, directory: Path, programs: dict[str, list[st
         "TS_AUTH_KEY": tsns.lab.auth_key,
     }
     done = subprocess.run(
-        ["sh", "-ec", recipe], env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        ["sh", "-ec", recipe],
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -76,3 +89,17 @@ def test_a_recipe_for_docker(recipe: str, tsns: Tsns, tmp_path: Path) -> None:
 def test_a_recipe_for_podman(recipe: str, tsns: Tsns, podman_service: Podman, tmp_path: Path) -> None:
     tsns.environment["DOCKER_HOST"] = podman_service.url  # type: ignore[index]
     assert "is on the tailnet as " in follow(recipe, tsns, tmp_path, {"podman": podman_service.command()})
+
+
+@pytest.mark.usefixtures("busybox")
+def test_the_recipe_for_compose(tsns: Tsns, tmp_path: Path) -> None:
+    [recipe] = [recipe for recipe in RECIPES if "docker compose" in recipe]
+    [file] = COMPOSE_FILE
+    (tmp_path / "docker-compose.yml").write_text(file)
+    docker = tmp_path / "docker"
+    docker.write_text(COMPOSE.replace("DOCKER", shutil.which("docker") or ""))
+    docker.chmod(0o755)
+    said = follow(recipe, tsns, tmp_path, {})
+    assert "1 packets received" in said, "its neighbour, by the name in the compose file"
+    assert "inet 100.64." in said
+    assert [node for node in tsns.json("ls")["nodes"] if node["state"] == "running"] == []
