@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -103,3 +104,11 @@ def test_the_recipe_for_compose(tsns: Tsns, tmp_path: Path) -> None:
     assert "1 packets received" in said, "its neighbour, by the name in the compose file"
     assert "inet 100.64." in said
     assert [node for node in tsns.json("ls")["nodes"] if node["state"] == "running"] == []
+
+
+def test_the_demo_shows_a_container(tsns: Tsns) -> None:
+    done = tsns("demo", "--docker", "--json", timeout_s=90)
+    assert done.returncode == 0, done.stderr
+    steps = {step["name"]: step for step in json.loads(done.stdout)["steps"]}
+    assert {"container", "attach", "container-page", "detach", "clean-up"} <= steps.keys()
+    assert all(step["ok"] for step in steps.values())

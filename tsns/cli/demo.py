@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 
 from tsns.cli import output, tables, terminal
+from tsns.cli.demo_container import DemoContainer
 from tsns.cli.demo_stage import Stage, StageError, new_token
 from tsns.cli.options import Json, Quiet, Verbose, waiting
 from tsns.netns.tun import TUN_NAME
@@ -48,6 +49,7 @@ class Demo:
     tell: Callable[[str], None]
     quiet: bool = False
     verbose: int = 0
+    container: DemoContainer | None = None
     steps: list[Step] = field(default_factory=list)
     throughput_mbit_s: float | None = None
     _settings: list[str] = field(default_factory=list)
@@ -64,6 +66,8 @@ class Demo:
         self._ping()
         self._probe()
         self._one_command()
+        if self.container is not None:
+            self._attach(self.container)
         self._from_outside()
 
     def _step(self, name: str, what: str, do: Callable[[], str]) -> None:
@@ -171,6 +175,28 @@ class Demo:
         self._step("run", f"`tsns run -- ...`, a new node for one command that fetches http://{SERVER}:{PORT}/", do)
         self.stage.wait_for_end("run-*")  # it leaves by itself; nothing below should meet it on its way out
 
+    def _attach(self, container: DemoContainer) -> None:
+        self._step("container", "`docker run ...`, a container with a network of Docker's", container.start)
+
+        def attach() -> str:
+            words = ("attach", container.name, "--hostname", "box", *self._settings, "--json")
+            return " ".join(json.loads(self.stage.tsns(*words, given=f"{self._key}\n"))["addresses"])
+
+        def fetch() -> str:
+            return self._judged("page", {"page": container.fetch(f"http://{SERVER}:{PORT}/")})
+
+        def detach() -> str:
+            self.stage.tsns("detach", container.name)
+            try:
+                container.fetch(f"http://{self._server_address}:{PORT}/")
+            except StageError:
+                return f"{SERVER} is out of its reach again"
+            raise StageError(f"the container still reaches {SERVER}", "please report this")
+
+        self._step("attach", f"`tsns attach {container.name}`, as it runs", attach)
+        self._step("container-page", f"http://{SERVER}:{PORT}/, fetched inside the container", fetch)
+        self._step("detach", f"`tsns detach {container.name}`", detach)
+
     def _from_outside(self) -> None:
         """Nothing is sent for this: on somebody's machine the address may be another tailnet's."""
 
@@ -214,6 +240,9 @@ def _probed(text: str, name: str) -> dict[str, Any]:
 
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave it running, and say what to type")] = False,
+    docker: Annotated[
+        bool, typer.Option("--docker", help="Also attach a container of Docker's, made for this")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = 0,
@@ -224,7 +253,7 @@ def demo(
     """
     before = {number: signal.signal(number, _end) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        return _demo(keep=keep, as_json=as_json, quiet=quiet, verbose=verbose)
+        return _demo(DemoContainer() if docker else None, keep=keep, as_json=as_json, quiet=quiet, verbose=verbose)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -234,7 +263,7 @@ def _end(number: int, _frame: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def _demo(*, keep: bool, as_json: bool, quiet: bool, verbose: int) -> int:
+def _demo(container: DemoContainer | None, *, keep: bool, as_json: bool, quiet: bool, verbose: int) -> int:
     def tell(text: str) -> None:
         if as_json and not quiet:
             terminal.say(text)
@@ -242,7 +271,7 @@ def _demo(*, keep: bool, as_json: bool, quiet: bool, verbose: int) -> int:
             output.lines([text])
 
     stage = Stage(keep=keep)
-    course = Demo(stage, tell, quiet=quiet, verbose=verbose)
+    course = Demo(stage, tell, quiet=quiet, verbose=verbose, container=container)
     failure: StageError | None = None
     kept = False
     try:
@@ -254,6 +283,8 @@ def _demo(*, keep: bool, as_json: bool, quiet: bool, verbose: int) -> int:
         _show_logs(stage)
     finally:
         began = time.monotonic()
+        if container is not None:
+            container.close()
         left = [] if kept else stage.close()
     if not kept and not left:
         course.done("clean-up", "everything ended and removed", time.monotonic() - began, "nothing is left")

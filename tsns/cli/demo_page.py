@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,10 +38,20 @@ class Page(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+class Server(ThreadingHTTPServer):
+    """By IPv4 and IPv6: a program takes the first address that a name has."""
+
+    address_family = socket.AF_INET6
+
+    def server_bind(self) -> None:
+        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+
 def main() -> None:
     """Serve until somebody ends the process."""
     Page.text = sys.argv[2]
-    with ThreadingHTTPServer(("0.0.0.0", int(sys.argv[1])), Page) as server:
+    with Server(("::", int(sys.argv[1])), Page) as server:
         server.daemon_threads = True
         print("serving", flush=True)
         server.serve_forever()
