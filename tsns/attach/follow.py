@@ -60,7 +60,7 @@ log = logging.getLogger(__name__)
 
 def ensure(where: Places, environ: Mapping[str, str]) -> None:
     """See to it that somebody follows, if there is something to follow. Where somebody does, this costs a look. UserError."""
-    if not any(wishes.directory(where).glob("*.json")):
+    if not wishes.files(where):
         return
     lock = hold(where)
     if lock is None:

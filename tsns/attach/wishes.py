@@ -51,10 +51,18 @@ def directory(where: Places) -> Path:
     return where.state / DIRECTORY
 
 
+def files(where: Places) -> list[Path]:
+    """One for each wish; none where the caller may not look."""
+    try:
+        return sorted(directory(where).glob("*.json"))[:MAX_WISHES]
+    except OSError:
+        return []
+
+
 def load(where: Places) -> list[Wish]:
     """All of them. What is no wish is left alone, and said."""
     found = []
-    for path in sorted(directory(where).glob("*.json"))[:MAX_WISHES]:
+    for path in files(where):
         try:
             found.append(_read(path))
         except (OSError, ValueError, TypeError, KeyError) as error:

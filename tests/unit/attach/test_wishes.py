@@ -68,3 +68,13 @@ def test_one_at_a_time_sees_to_a_wish(where: Places) -> None:
 def test_keys_are_no_paths(where: Places) -> None:
     with pytest.raises(ValueError, match="no key"):
         wishes.save(where, WISH._replace(key="../x"))
+
+
+def test_who_may_not_look_has_none(where: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    wishes.save(where, WISH)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "glob", refuse)
+    assert wishes.load(where) == []
