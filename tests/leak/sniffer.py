@@ -99,6 +99,15 @@ def read(device: str, kind: int, data: bytes) -> Seen:
     return Seen(device, kind, protocol, source, destination, ports, data)
 
 
+def about(frame: Seen) -> Seen | None:
+    """The packet that an ICMP error is about; None for what is no error."""
+    at, least = (48, 40) if frame.kind == ETH_P_IPV6 else ((frame.data[0] & 0x0F) * 4 + 8 if frame.data else 0, 20)
+    is_error = (frame.protocol == socket.IPPROTO_ICMPV6 and len(frame.data) > 40 and frame.data[40] < 128) or (
+        frame.protocol == socket.IPPROTO_ICMP and frame.kind == ETH_P_IP and frame.data[at - 8] in (3, 11)
+    )
+    return read(frame.device, frame.kind, frame.data[at:]) if is_error and len(frame.data) >= at + least else None
+
+
 def between(ours: set[str], theirs: set[str], *, but_ports: set[int]) -> Callable[[Seen], bool]:
     """Explains what goes between these addresses of a host and these others, except to or from some ports."""
 

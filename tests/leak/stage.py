@@ -29,7 +29,7 @@ from tests.interop.rig.namespace import Namespace
 from tests.interop.rig.tsns import Tsns, tsns_on
 from tests.leak import attempts
 from tests.leak.attempts import ATTEMPTS, BAIT_PORT, OPEN_PATHS, Targets
-from tests.leak.sniffer import Seen, between, sniffing
+from tests.leak.sniffer import Seen, about, between, sniffing
 from tests.netns.nodes import LabProcess
 from tsns.disco.messages import MAGIC as DISCO
 
@@ -129,6 +129,9 @@ class Stage:
 
     def explained(self, frame: Seen) -> bool:
         """Whether this is an engine's business: with control, relays and the friend, and how those are found on the LAN."""
+        refused = about(frame)
+        if refused is not None and frame.device == "lo":
+            return self.explained(refused)  # the kernel tells the engine that what it has sent did not arrive
         ours = self.addresses["machine"]
         theirs = self.addresses["server"] | self.addresses["friend"]
         # What an engine has sealed to find a path may go to wherever a peer has once been, and the kernel may say that nobody is there.
