@@ -147,6 +147,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
         world = internet.host("world")
         host = internet.host("host")
         host.run("ip", "route", "add", "default", "via", world.address)
+        host.run("sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward")  # a Docker on this machine may have other ideas
         for address in (WORLD, IN_SUBNET, PEER):
             world.run("ip", "address", "add", address, "dev", "lo")
         lab = world.popen(
