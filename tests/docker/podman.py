@@ -1,4 +1,4 @@
-"""Podman's interface, as its socket unit would serve it, with containers of the tests' own."""
+"""Podman's interface, as its socket unit would serve it, with containers of the tests' own, in a network where its bridge stays."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from typing import Final
 import docker
 
 from tests.docker.daemon import IMAGE, image
+from tests.interop.rig.internet import NAME_PREFIX
+from tests.interop.rig.namespace import Namespace
 
 START_S: Final = 20.0
 COMMAND_S: Final = 60.0
@@ -56,9 +58,11 @@ def podman() -> Iterator[Podman]:
     """One with the image, until the end of the block."""
     directory = Path(tempfile.mkdtemp(prefix="tsns-pd-"))
     made = Podman(directory)
+    network = Namespace(f"{NAME_PREFIX}podman")
+    network.add()
     (directory / "containers.conf").write_text(_SETTINGS)
     places = [f"--{name}={directory}/{name}" for name in ("root", "runroot", "tmpdir")]
-    command = [
+    words = [
         "podman",
         *places,
         "--storage-driver=vfs",
@@ -71,7 +75,7 @@ def podman() -> Iterator[Podman]:
     environment = {**os.environ, "CONTAINERS_CONF": str(directory / "containers.conf")}
     with (
         open(directory / "log", "wb") as log,
-        subprocess.Popen(command, stdout=log, stderr=log, env=environment) as service,
+        subprocess.Popen(network.command(*words), stdout=log, stderr=log, env=environment) as service,
     ):
         try:
             until = time.monotonic() + START_S
@@ -92,4 +96,5 @@ def podman() -> Iterator[Podman]:
             for line in reversed(Path("/proc/self/mounts").read_text().splitlines()):
                 if (place := line.split()[1]).startswith(str(directory)):
                     subprocess.run(["umount", "--lazy", place], capture_output=True, check=False)
+            network.delete()
             shutil.rmtree(directory, ignore_errors=True)
