@@ -39,9 +39,7 @@ def forget(destination: bytes) -> None:
     with netlink_messages.open_socket(NETLINK_NETFILTER) as sock:
         flows = _flows(sock, destination)[:MAX_FORGOTTEN]
         requests = [message(_SUBSYSTEM << 8 | _DELETE, netlink_messages.ACK, head + flow) for flow in flows]
-        for code in netlink_messages.answers(sock, requests):
-            if code not in {0, errno.ENOENT}:
-                raise OSError(code, "a flow cannot be forgotten")
+        netlink_messages.carry_out(sock, requests, "a flow cannot be forgotten", {errno.ENOENT})
 
 
 def _any_flows() -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from tsns.netns import netlink_messages
-from tsns.netns.netlink_messages import FAMILIES, attribute, attributes, message
+from tsns.netns.netlink_messages import FAMILIES, attribute, attributes, message, number
 
 LOOPBACK: Final = 1  # its number, in each namespace
 SCOPE_UNIVERSE: Final = 0
@@ -22,7 +22,6 @@ SCOPE_HOST: Final = 254
 
 _LINK: Final = struct.Struct("=BxHiII")  # family, type, number, flags, which of them count
 _ADDRESS: Final = struct.Struct("=BBBBI")  # family, bits, flags, scope, device
-_U32: Final = struct.Struct("=I")
 _RTM_NEWLINK: Final = 16
 _RTM_GETLINK: Final = 18
 _RTM_SETLINK: Final = 19
@@ -71,14 +70,14 @@ def set_up(device: int, *, up: bool = True, mtu: int = 0, queue_length: int = 0)
     body = _LINK.pack(socket.AF_UNSPEC, 0, device, _IFF_UP if up else 0, _IFF_UP)
     for kind, value in ((_MTU, mtu), (_QUEUE_LENGTH, queue_length)):
         if value:
-            body += attribute(kind, _U32.pack(value))
+            body += number(kind, value)
     _carry_out([message(_RTM_SETLINK, netlink_messages.ACK, body)], "a device cannot be set up")
 
 
 def limit_super_packets(device: int, size: int, segments: int) -> None:
     """How long packets may be that the kernel leaves uncut, in bytes and in segments; an older kernel may know no such limits."""
     body = _LINK.pack(socket.AF_UNSPEC, 0, device, 0, 0)
-    body += attribute(_GSO_MAX_BYTES, _U32.pack(size)) + attribute(_GSO_MAX_SEGMENTS, _U32.pack(segments))
+    body += number(_GSO_MAX_BYTES, size) + number(_GSO_MAX_SEGMENTS, segments)
     unknown = {errno.EINVAL, errno.EOPNOTSUPP}
     _carry_out([message(_RTM_SETLINK, netlink_messages.ACK, body)], "a device's limits are refused", unknown)
 
@@ -118,6 +117,4 @@ def _parsed(body: bytes) -> Address | None:
 def _carry_out(messages: Sequence[bytes], failed: str, fine: Collection[int] = ()) -> None:
     if messages:
         with netlink_messages.open_socket(socket.NETLINK_ROUTE) as sock:
-            for code in netlink_messages.answers(sock, messages):
-                if code and code not in fine:
-                    raise OSError(code, f"{failed}: {os.strerror(code)}")
+            netlink_messages.carry_out(sock, messages, failed, fine)

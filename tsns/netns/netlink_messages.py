@@ -5,9 +5,10 @@ Source: netlink(7), linux/netlink.h. For what pyroute2 would do too slowly, or w
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 READ_BYTES: Final = 64 << 10
@@ -25,6 +26,7 @@ FAMILIES: Final = {4: socket.AF_INET, 16: socket.AF_INET6}  # by the bytes of an
 
 _HEADER: Final = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _ATTRIBUTE: Final = struct.Struct("=HH")  # length, type
+_U32: Final = struct.Struct("=I")
 _ERRNO: Final = struct.Struct("=i")  # negative
 _NESTED: Final = 0x8000
 _TYPE_MASK: Final = 0x3FFF
@@ -67,6 +69,17 @@ def parts(data: bytes) -> Iterator[tuple[int, bytes]]:
         start += -(-length // 4) * 4
 
 
+def number(kind: int, value: int) -> bytes:
+    """An attribute that is a number of 32 bits."""
+    return attribute(kind, _U32.pack(value))
+
+
+def number_of(values: Mapping[int, bytes], kind: int, otherwise: int) -> int:
+    """The number in an attribute of this type; where there is none, the other one."""
+    value = values.get(kind, b"")
+    return int(_U32.unpack(value)[0]) if len(value) == _U32.size else otherwise
+
+
 def attributes(data: bytes, start: int = 0) -> dict[int, bytes]:
     """The attributes in a body from this offset, by type."""
     found: dict[int, bytes] = {}
@@ -106,3 +119,10 @@ def answers(sock: socket.socket, messages: Sequence[bytes]) -> Iterator[int]:
                 if kind == ERROR:
                     missing -= 1
                     yield errno_of(body)
+
+
+def carry_out(sock: socket.socket, messages: Sequence[bytes], failed: str, fine: Collection[int] = ()) -> None:
+    """The same, where nothing may go wrong but what is `fine`: OSError for the first that the kernel refuses, saying what has `failed`."""
+    for code in answers(sock, messages):
+        if code and code not in fine:
+            raise OSError(code, f"{failed}: {os.strerror(code)}")

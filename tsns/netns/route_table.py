@@ -10,11 +10,11 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from tsns.netns import netlink_messages
-from tsns.netns.netlink_messages import FAMILIES, attribute, attributes, message
+from tsns.netns.netlink_messages import FAMILIES, attribute, attributes, message, number, number_of
 from tsns.proto.addresses import Prefix
 
 PROTOCOL: Final = 115  # by which our routes are known; `ip route` shows it as `proto 115`
@@ -22,7 +22,6 @@ MAIN_TABLE: Final = 254
 LOCAL_TABLE: Final = 255
 
 _RTMSG: Final = struct.Struct("=BBBBBBBBI")  # family, bits, bits of source, tos, table, protocol, scope, type, flags
-_U32: Final = struct.Struct("=I")
 _RTM_NEWROUTE: Final = 24
 _RTM_DELROUTE: Final = 25
 _RTM_GETROUTE: Final = 26
@@ -49,8 +48,11 @@ class Route(NamedTuple):
 def change(add: Iterable[Route], remove: Iterable[Route]) -> None:
     """Add routes, then remove others. OSError for the first that the kernel refuses; one to be removed that is gone is none."""
     with netlink_messages.open_socket(socket.NETLINK_ROUTE) as sock:
-        _send(sock, [_message(route, adds=True) for route in add], (0, errno.EEXIST))
-        _send(sock, [_message(route, adds=False) for route in remove], (0, errno.ESRCH, errno.ENOENT))
+        more, fewer = (
+            [_message(route, adds=adds) for route in routes] for adds, routes in ((True, add), (False, remove))
+        )
+        netlink_messages.carry_out(sock, more, "a route is refused", {errno.EEXIST})
+        netlink_messages.carry_out(sock, fewer, "a route is refused", {errno.ESRCH, errno.ENOENT})
 
 
 def make_so(wanted: set[Route], present: set[Route]) -> None:
@@ -85,18 +87,12 @@ def _message(route: Route, *, adds: bool) -> bytes:
     kind = _UNICAST if route.device else _UNREACHABLE
     body = _RTMSG.pack(
         family, route.prefix.bits, 0, 0, 0, PROTOCOL, scope if adds else _SCOPE_NOWHERE, kind, 0
-    ) + attribute(_RTA_TABLE, _U32.pack(route.table))
-    body += attribute(_RTA_DST, network) + attribute(_RTA_PRIORITY, _U32.pack(route.metric))
+    ) + number(_RTA_TABLE, route.table)
+    body += attribute(_RTA_DST, network) + number(_RTA_PRIORITY, route.metric)
     if route.device:
-        body += attribute(_RTA_OIF, _U32.pack(route.device))
+        body += number(_RTA_OIF, route.device)
     flags = netlink_messages.ACK | (netlink_messages.CREATE | netlink_messages.REPLACE if adds else 0)
     return message(_RTM_NEWROUTE if adds else _RTM_DELROUTE, flags, body)
-
-
-def _send(sock: socket.socket, messages: list[bytes], fine: Collection[int]) -> None:
-    for code in netlink_messages.answers(sock, messages):
-        if code not in fine:
-            raise OSError(code, f"a route is refused: {os.strerror(code)}")
 
 
 def _parsed(body: bytes) -> Route | None:
@@ -106,14 +102,9 @@ def _parsed(body: bytes) -> Route | None:
         return None
     width = next((size for size, known in FAMILIES.items() if known == family), 0)
     values = attributes(body, _RTMSG.size)
-
-    def number(name: int, otherwise: int) -> int:
-        value = values.get(name, b"")
-        return int(_U32.unpack(value)[0]) if len(value) == _U32.size else otherwise
-
     return Route(
         Prefix(values.get(_RTA_DST, bytes(width)), bits),
-        number(_RTA_PRIORITY, 0),
-        number(_RTA_OIF, 0) if kind == _UNICAST else 0,
-        number(_RTA_TABLE, table),
+        number_of(values, _RTA_PRIORITY, 0),
+        number_of(values, _RTA_OIF, 0) if kind == _UNICAST else 0,
+        number_of(values, _RTA_TABLE, table),
     )

@@ -6,19 +6,17 @@ Source: rtnetlink(7), linux/fib_rules.h. By hand, as `route_table`, and with the
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import struct
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from tsns.netns import netlink_messages
-from tsns.netns.netlink_messages import FAMILIES, attribute, attributes, message
+from tsns.netns.netlink_messages import FAMILIES, attribute, attributes, message, number, number_of
 from tsns.netns.route_table import PROTOCOL
 from tsns.proto.addresses import Prefix
 
 _HEADER: Final = struct.Struct("=BBBBBxxBI")  # family, bits of destination, of source, tos, table, action, flags
-_U32: Final = struct.Struct("=I")
 _RTM_NEWRULE: Final = 32
 _RTM_DELRULE: Final = 33
 _RTM_GETRULE: Final = 34
@@ -58,20 +56,18 @@ def make_so(wanted: set[Rule], present: set[Rule]) -> None:
     fewer = [_message(rule, adds=False) for rule in present - wanted]
     with netlink_messages.open_socket(socket.NETLINK_ROUTE) as sock:
         for messages, fine in ((more, errno.EEXIST), (fewer, errno.ENOENT)):
-            for code in netlink_messages.answers(sock, messages):
-                if code not in {0, fine}:
-                    raise OSError(code, f"a rule for routes is refused: {os.strerror(code)}")
+            netlink_messages.carry_out(sock, messages, "a rule for routes is refused", {fine})
 
 
 def _message(rule: Rule, *, adds: bool) -> bytes:
     bits = rule.source.bits if rule.source is not None else 0
     body = _HEADER.pack(rule.family, 0, bits, 0, 0, _LOOK_UP, 0)
-    body += attribute(_PRIORITY, _U32.pack(rule.priority)) + attribute(_TABLE, _U32.pack(rule.table))
+    body += number(_PRIORITY, rule.priority) + number(_TABLE, rule.table)
     body += attribute(_PROTOCOL, bytes([PROTOCOL]))
     if rule.source is not None:
         body += attribute(_SOURCE, rule.source.network)
     if rule.no_default:
-        body += attribute(_SUPPRESS_PREFIX_LENGTH, _U32.pack(0))
+        body += number(_SUPPRESS_PREFIX_LENGTH, 0)
     flags = netlink_messages.ACK | (netlink_messages.CREATE | netlink_messages.EXCLUSIVE if adds else 0)
     return message(_RTM_NEWRULE if adds else _RTM_DELRULE, flags, body)
 
@@ -85,12 +81,8 @@ def _parsed(body: bytes) -> Rule | None:
     source = values.get(_SOURCE)
     return Rule(
         family,
-        _number(values.get(_PRIORITY), 0),
-        _number(values.get(_TABLE), table),
+        number_of(values, _PRIORITY, 0),
+        number_of(values, _TABLE, table),
         Prefix(source, bits) if source else None,
-        no_default=_number(values.get(_SUPPRESS_PREFIX_LENGTH), 0xFFFFFFFF) == 0,
+        no_default=number_of(values, _SUPPRESS_PREFIX_LENGTH, 0xFFFFFFFF) == 0,
     )
-
-
-def _number(value: bytes | None, otherwise: int) -> int:
-    return int(_U32.unpack(value)[0]) if value is not None and len(value) == _U32.size else otherwise
