@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import enum
 from collections import OrderedDict
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from tsns.filter.addresses import AddressSet, span
@@ -51,6 +51,7 @@ from tsns.proto.packets import (
     quoted,
 )
 from tsns.proto.types import FilterRule
+from tsns.steps import Steps, finish
 
 MAX_FLOWS: Final = 512
 MAX_VERDICTS: Final = 256  # remembered answers of the rules
@@ -125,10 +126,9 @@ class PacketFilter:
         unsigned: Iterable[Prefix] = (),
     ) -> None:
         """Put a netmap's rules in force, all at once: see `updating`."""
-        for _ in self.updating(
-            rules, local, shields_up=shields_up, capability_holders=capability_holders, unsigned=unsigned
-        ):
-            pass
+        finish(
+            self.updating(rules, local, shields_up=shields_up, capability_holders=capability_holders, unsigned=unsigned)
+        )
 
     def updating(
         self,
@@ -138,7 +138,7 @@ class PacketFilter:
         shields_up: bool,
         capability_holders: CapabilityHolders,
         unsigned: Iterable[Prefix] = (),
-    ) -> Generator[None, None, None]:
+    ) -> Steps[None]:
         """Put a netmap's rules in force, in steps, at the last of them; until then, those before are. Rules that are the very tuple of
         the last time are not compiled again.
 

@@ -106,16 +106,7 @@ def start(config: NodeConfig, where: Places, progress: Callable[[str], None], *,
 
 def join(name: str, where: Places, progress: Callable[[str], None] = lambda _: None, timeout_s: float = 60.0) -> Entry:
     """An entry to a node that runs; UserError when it does not."""
-    connection = connect(name, where)
-    try:
-        messages.send(connection, {"ask": "join"})
-        return _await_ready(connection, name, timeout_s, progress)
-    except _BusyError:
-        connection.close()
-        raise _not_running(name) from None
-    except BaseException:
-        connection.close()
-        raise
+    return _ask_and_await(name, where, {"ask": "join"}, progress, timeout_s)
 
 
 def change(
@@ -126,10 +117,17 @@ def change(
     timeout_s: float = 60.0,
 ) -> None:
     """Have a node that runs go by other settings; UserError when it does not run, or cannot."""
+    _ask_and_await(name, where, {"ask": "set", "settings": dict(settings)}, progress, timeout_s).close()
+
+
+def _ask_and_await(
+    name: str, where: Places, message: Message, progress: Callable[[str], None], timeout_s: float
+) -> Entry:
+    """Ask a node that runs for something, after which it is ready again."""
     connection = connect(name, where)
     try:
-        messages.send(connection, {"ask": "set", "settings": dict(settings)})
-        _await_ready(connection, name, timeout_s, progress).close()
+        messages.send(connection, message)
+        return _await_ready(connection, name, timeout_s, progress)
     except _BusyError:
         connection.close()
         raise _not_running(name) from None
