@@ -16,7 +16,7 @@ from typing import Any, Final
 from tests.interop.rig.namespace import socket_in
 from tests.leak.sniffer import Seen
 from tests.netns.container import NOBODY, Container
-from tsns.netns import attachment
+from tsns.netns import attachment, port_range
 from tsns.netns.attachment import Made
 from tsns.proto.addresses import Prefix
 
@@ -38,8 +38,11 @@ Server(("::", int(sys.argv[1])), Echo).serve_forever()
 """
 
 
-def make(target: Container, **manner: Any) -> Made:
-    return attachment.make(target.fd, **{"ports": None, "exclusive": False, "docker_names": False, **manner})
+def make(target: Container, *, ports: range | None = None, **manner: Any) -> Made:
+    made = attachment.make(target.fd, **{"exclusive": False, "docker_names": False, **manner})
+    if ports is not None:
+        port_range.set_range(target.fd, ports)
+    return made
 
 
 @contextlib.contextmanager

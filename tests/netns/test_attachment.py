@@ -27,10 +27,12 @@ from tests.netns.attached import (
     try_to_reach,
 )
 from tests.netns.container import BRIDGE, Container, container
-from tsns.netns import attachment
+from tsns.netns import attachment, attachment_filter, port_range
+from tsns.netns.child import in_network
 
 pytestmark = pytest.mark.netns
 
+SLICE: Final = range(40000, 41000)  # of ports
 OF_DEVICES: Final = ("ip -json link", "ip -json address")  # in which the TUN has another number each time
 
 
@@ -48,7 +50,7 @@ def test_what_was_there_is_there_again(manner: str, ipv6: bool) -> None:
         target.network.nft("table inet theirs { chain output { type filter hook output priority 0; }; }")
         before = target.state()
         manners = {"exclusive": manner == "exclusive", "docker_names": manner == "docker_names"}
-        with attached(target, ports=(40000, 40999), **manners) as made:
+        with attached(target, ports=SLICE, **manners) as made:
             assert len(made.dns) == (4 if ipv6 else 2)
             lead(target, exit_node=True, exclusive=manner == "exclusive")
             meanwhile = target.state()
@@ -74,7 +76,7 @@ def test_a_namespace_that_was_never_used_is_so_again() -> None:
 def test_nothing_but_the_tuns_own_settings_changes(target: Container) -> None:
     settings = "sh -c grep -rs . /proc/sys/net/ipv4 /proc/sys/net/ipv6 | sort"
     before = set(target.state()[settings].splitlines())
-    with attached(target, ports=(40000, 40999), docker_names=True):
+    with attached(target, ports=SLICE, docker_names=True):
         lead(target, exit_node=True)
         changed = set(target.state()[settings].splitlines()) ^ before
     assert {line for line in changed if "/tsns0/" not in line} == {
@@ -85,7 +87,7 @@ def test_nothing_but_the_tuns_own_settings_changes(target: Container) -> None:
 
 
 def test_flows_begin_from_the_slice(target: Container) -> None:
-    with attached(target, ports=(40000, 40999)) as made:
+    with attached(target, ports=SLICE) as made:
         assert attachment.ports_before(made.before) == range(32768, 61000)
         lead(target)
         for family, address in ((2, TAILNET[0]), (10, TAILNET[1])):
@@ -97,11 +99,11 @@ def test_flows_begin_from_the_slice(target: Container) -> None:
 def test_over_what_a_killed_keeper_has_left_the_same_is_made(target: Container, manner: dict[str, bool]) -> None:
     exclusive = manner.get("exclusive", False)
     before = target.state()
-    with held(make(target, ports=(40000, 40999), **manner)) as first:
+    with held(make(target, ports=SLICE, **manner)) as first:
         lead(target, exit_node=True, exclusive=exclusive)
         made_once = target.state()
         let_go(first)
-        with attached(target, ports=(40000, 40999), before=first.before, **manner) as second:
+        with attached(target, ports=SLICE, before=first.before, **manner) as second:
             assert second.before == first.before
             lead(target, exit_node=True, exclusive=exclusive)
             again = target.state()
@@ -153,7 +155,7 @@ def test_where_it_fails_nothing_is_changed(target: Container) -> None:
     with serving(target, 53):
         before = target.state()
         with pytest.raises(OSError, match="a name server in there has port 53") as caught:
-            make(target, ports=(40000, 40999), exclusive=True)
+            make(target, ports=SLICE, exclusive=True)
         assert caught.value.errno == errno.EADDRINUSE
         assert target.state() == before
 
@@ -205,10 +207,11 @@ def test_in_a_user_namespace_it_is_the_same() -> None:
             before = subprocess.check_output(look)
             fd = os.open(f"/proc/{process.pid}/ns/net", os.O_RDONLY)
             try:
-                with held(attachment.make(fd, ports=(40000, 40999), exclusive=True, docker_names=False)) as made:
+                with held(attachment.make(fd, exclusive=True, docker_names=False)) as made:
+                    port_range.set_range(fd, SLICE)
                     attachment.lead(fd, ADDRESSES, SUBNETS, exit_node=True, exclusive=True)
                     assert b"policy drop" in subprocess.check_output(look)
-                    [names] = attachment.docker_dns_sockets(fd, 1)
+                    [names] = in_network(fd, lambda: attachment_filter.marked_sockets(1))
                     os.close(names)
                 attachment.remove(fd, made.before)
             finally:

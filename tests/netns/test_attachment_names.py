@@ -21,8 +21,9 @@ from tests.netns.attached import (
     make,
 )
 from tests.netns.container import Container, container
-from tsns.netns import attachment, attachment_filter, nftables
+from tsns.netns import attachment_filter, nftables
 from tsns.netns.attachment import Made
+from tsns.netns.child import in_network
 
 pytestmark = pytest.mark.netns
 
@@ -141,7 +142,7 @@ def magic_dns(made: Made) -> Iterator[None]:
 
 
 def ask_docker(target: Container) -> str:
-    [fd] = attachment.docker_dns_sockets(target.fd, 1)
+    [fd] = in_network(target.fd, lambda: attachment_filter.marked_sockets(1))
     with socket.socket(fileno=fd) as sock:
         sock.sendto(b"?", ("127.0.0.11", 53))
         return sock.recv(100).decode() if select.select([sock], [], [], 1.0)[0] else "nobody"

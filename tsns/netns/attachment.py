@@ -58,13 +58,12 @@ class Made(NamedTuple):
     diag: int  # see `sock_diag`
     dns: list[int]  # a UDP and a TCP socket for each of the service's addresses that the namespace can have
     before: dict[str, Any]
-    names: int = -1  # of `docker_dns_sockets`, with `docker_names`
+    names: int = -1  # with `docker_names` an unbound UDP socket that reaches Docker's resolver, 127.0.0.11, past ours
 
 
 def make(
     namespace: int,
     *,
-    ports: tuple[int, int] | None,
     exclusive: bool,
     docker_names: bool,
     before: Mapping[str, Any] | None = None,
@@ -74,14 +73,14 @@ def make(
 ) -> Made:
     """Make an attachment in the namespace behind a descriptor; OSError with the reason.
 
-    `ports` are the first and the last that flows begin from, None: those that they do. With `docker_names` there is Docker's resolver, whose
+    With `docker_names` there is Docker's resolver, whose
     place MagicDNS takes. `before` is what an earlier one was told that was killed here; without it whatever fails has changed nothing, with
     it what stood still stands. EBUSY: somebody else has attached it, and `remove` would be theirs to call.
     """
 
     def job() -> tuple[list[int], str]:
         found = dict(before) if before else {}
-        fds = _make(found, ports, exclusive=exclusive, docker_names=docker_names, leads=lead_too if own else None)
+        fds = _make(found, exclusive=exclusive, docker_names=docker_names, leads=lead_too if own else None)
         return fds, json.dumps(found)
 
     def lead_too() -> None:
@@ -116,11 +115,6 @@ def remove(namespace: int, before: Mapping[str, Any], *, abandoned: bool = False
     in_network(namespace, lambda: _remove(before, abandoned=abandoned or not before))
 
 
-def docker_dns_sockets(namespace: int, count: int) -> list[int]:
-    """Unbound UDP sockets that reach Docker's resolver, 127.0.0.11, past `docker_names`. OSError with the reason."""
-    return in_network(namespace, lambda: attachment_filter.marked_sockets(count))
-
-
 def ports_before(before: Mapping[str, Any]) -> range | None:
     """From which ports flows began; None where that was not asked."""
     found = before.get(_PORTS)
@@ -129,7 +123,6 @@ def ports_before(before: Mapping[str, Any]) -> range | None:
 
 def _make(
     before: dict[str, Any],
-    ports: tuple[int, int] | None,
     *,
     exclusive: bool,
     docker_names: bool,
@@ -154,8 +147,6 @@ def _make(
         set_sysctl(f"net/ipv6/conf/{TUN_NAME}/disable_ipv6", "0")
         set_up_tun()
         dns = _serve_names(deadline)
-        if ports is not None:
-            port_range.choose(range(ports[0], ports[1] + 1))
         names = attachment_filter.marked_sockets(1) if docker_names and not exclusive else []
         if leads is not None:
             leads()

@@ -180,7 +180,6 @@ class Attachments:
             self._write()
             each.made = attachment.make(
                 network,
-                ports=None,
                 exclusive=wish.exclusive,
                 docker_names=wish.docker_names,
                 before=record.before or None,
@@ -329,10 +328,8 @@ class Attachments:
             try:
                 mounts.inject({mounts.RESOLV_PATH: each.record.resolv}, each.mount)
             except OSError as error:
-                if (
-                    error.errno != errno.ENOENT
-                ):  # whoever goes by another file would ask others for names of the tailnet
-                    raise
+                if error.errno != errno.ENOENT:
+                    raise  # whoever goes by another file would ask others for names of the tailnet
                 each.warning = f"{each.wish.name} does not know the tailnet's names: {error}"
         elif each.mount >= 0:
             mounts.eject(mounts.RESOLV_PATH, each.record.resolv, each.mount)
