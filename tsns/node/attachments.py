@@ -395,9 +395,9 @@ class Attachments:
         if each.pidfd >= 0:
             self._watch.forget(each.pidfd)
         each.close()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # of a namespace that is gone, or as it was, a record does no harm
             os.unlink(each.record.resolv)
-        self._write()
+            self._write()
 
     def _on_end(self, each: _Attached) -> None:
         log.info("%s has ended", each.wish.name or each.record.key)
