@@ -228,12 +228,16 @@ func (d *driver) expire(words []string) (any, error) {
 	return nil, err
 }
 
-func (d *driver) jail(words []string) (any, error) {
-	node, err := d.node(words[0])
-	if err != nil {
-		return nil, err
+// pair finds the node and the peer that the first two words name.
+func (d *driver) pair(words []string) (node, peer *tailcfg.Node, err error) {
+	if node, err = d.node(words[0]); err == nil {
+		peer, err = d.node(words[1])
 	}
-	peer, err := d.node(words[1])
+	return node, peer, err
+}
+
+func (d *driver) jail(words []string) (any, error) {
+	node, peer, err := d.pair(words)
 	if err != nil {
 		return nil, err
 	}
@@ -265,11 +269,7 @@ func (d *driver) routes(words []string) (any, error) {
 }
 
 func (d *driver) masquerade(words []string) (any, error) {
-	node, err := d.node(words[0])
-	if err != nil {
-		return nil, err
-	}
-	peer, err := d.node(words[1])
+	node, peer, err := d.pair(words)
 	if err != nil {
 		return nil, err
 	}
