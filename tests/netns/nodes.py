@@ -46,6 +46,17 @@ def running_lab() -> Iterator[LabProcess]:
             process.wait(TIMEOUT_S)
 
 
+# Everything that is near, and what it is like inside; nothing but the tailnet answers.
+REACH: Final = """
+import socket, sys
+for address in (("127.0.0.1", int(sys.argv[1])), ("192.0.2.1", 80), ("8.8.8.8", 53), ("100.64.99.99", 80)):
+    sock = socket.socket(); sock.settimeout(0.5)
+    try: sock.connect(address); print("reached", address)
+    except OSError as error: print(type(error).__name__)
+print(sorted(name for _, name in socket.if_nameindex()))
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Tsns:
     """The command line. Calling it gives the finished process, its output as text."""
@@ -107,3 +118,19 @@ class Tsns:
             text=True,
             env=self.environ,
         )
+
+    def reach(self) -> list[str]:
+        """What a command gets that tries to reach the host's loopback, where the lab listens, others outside, and nobody on the tailnet."""
+        return self.run(sys.executable, "-c", REACH, self.lab.url.rpartition(":")[2]).stdout.splitlines()
+
+    @contextmanager
+    def serving(self, name: str, program: str, *words: str) -> Iterator[None]:
+        """A program in a running node, from when it says that it serves to the end of the block."""
+        with self.popen("exec", name, "--", sys.executable, "-uc", program, *words) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "serves\n"
+            try:
+                yield
+            finally:
+                process.terminate()
+                process.communicate()

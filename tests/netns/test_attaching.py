@@ -75,10 +75,7 @@ def attach(tsns: Tsns, what: Box, node: str = "web", **manner: object) -> attach
 
 def serve(stack: ExitStack, tsns: Tsns, node: str, port: int, word: str) -> None:
     """A server in a node's own namespace."""
-    process = stack.enter_context(tsns.popen("exec", node, "--", "python3", "-uc", SERVE, str(port), word))
-    stack.callback(process.kill)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "serves\n"
+    stack.enter_context(tsns.serving(node, SERVE, str(port), word))
 
 
 def serve_in(stack: ExitStack, what: Box, port: int, word: str) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -42,18 +41,6 @@ for word in sys.argv[1:]:
     except OSError: pass
 print(" ".join(reached))
 """
-
-
-@contextmanager
-def serving(tsns: Tsns, name: str) -> Iterator[None]:
-    """Two listening ports inside a running node."""
-    with tsns.popen("exec", name, "--", sys.executable, "-c", SERVER) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "serves\n"
-        try:
-            yield
-        finally:
-            process.terminate()
 
 
 def reached(tsns: Tsns, source: str, *targets: str) -> list[str]:
@@ -96,7 +83,7 @@ def test_nothing_is_let_in_before_the_first_rules(steered_tsns: Tsns, steered: S
     steered.do(lambda lab: setattr(lab.control.faults, "rewrite", without_rules))
     tsns.up("web")
     tsns.up("app")
-    with serving(tsns, "web"), serving(tsns, "app"):
+    with tsns.serving("web", SERVER), tsns.serving("app", SERVER):
         assert reached(tsns, "app", f"web:{PORT}", f"web:{OTHER_PORT}") == []
         assert reached(tsns, "web", f"app:{PORT}") == [f"app:{PORT}"]  # outwards, and back in the same flow
         assert tsns.json("status", "web")["drops"] != {}
@@ -115,7 +102,7 @@ def test_an_engine_that_starts_anew_lets_nothing_in_before_its_netmap(steered_ts
     def nothing(node: LabNode, message: MapResponse, first: bool) -> MapResponse | bytes:
         return MapResponse(keep_alive=True) if node.name == "web" else message
 
-    with serving(tsns, "web"):
+    with tsns.serving("web", SERVER):
         assert reached(tsns, "app", f"{web}:{PORT}") == [f"{web}:{PORT}"]
         tsns("down", "web")
         (tsns.directories.state / "web" / "netmap.cache").unlink(missing_ok=True)
@@ -135,7 +122,7 @@ def test_rules_without_access_let_nothing_in(steered_tsns: Tsns, steered: Steere
     tsns.up("app")
     web, app = address(tsns, "web"), address(tsns, "app")
     both = (f"{web}:{PORT}", f"{web}:{OTHER_PORT}")
-    with serving(tsns, "web"), serving(tsns, "app"):
+    with tsns.serving("web", SERVER), tsns.serving("app", SERVER):
         assert reached(tsns, "app", *both) == list(both)
         configure(steered, [])
         assert becomes(tsns, "app", [], *both)
@@ -155,7 +142,7 @@ def test_a_refused_connection_fails_at_once_and_is_counted_at_both_ends(
     tsns.up("web")
     tsns.up("app")
     web, app = address(tsns, "web"), address(tsns, "app")
-    with serving(tsns, "web"):
+    with tsns.serving("web", SERVER):
         configure(steered, [rule(app, web, PORT)])
         assert becomes(tsns, "app", [f"{web}:{PORT}"], f"{web}:{PORT}", f"{web}:{OTHER_PORT}")
         script = f"import socket; socket.create_connection(('{web}', {OTHER_PORT}), 10)"
@@ -193,7 +180,7 @@ def test_a_node_with_its_shields_up_lets_nobody_in(steered_tsns: Tsns) -> None:
     tsns = steered_tsns
     tsns.up("web", "--shields-up")
     tsns.up("app")
-    with serving(tsns, "web"), serving(tsns, "app"):
+    with tsns.serving("web", SERVER), tsns.serving("app", SERVER):
         assert reached(tsns, "app", f"web:{PORT}") == []
         assert reached(tsns, "web", f"app:{PORT}") == [f"app:{PORT}"]
 
@@ -203,7 +190,7 @@ def test_a_jailed_peer_is_answered_and_lets_itself_in_nowhere(steered_tsns: Tsns
     tsns.up("web")
     tsns.up("app")
     web = f"{address(tsns, 'web')}:{PORT}"
-    with serving(tsns, "web"), serving(tsns, "app"):
+    with tsns.serving("web", SERVER), tsns.serving("app", SERVER):
         assert reached(tsns, "app", web) == [web]
         steered.do(lambda lab: lab.tailnet.change(lab.tailnet.find("app"), wire={"is_jailed": True}))
         assert becomes(tsns, "app", [], web)
@@ -218,7 +205,7 @@ def test_an_expired_peer_is_talked_to_no_more(steered_tsns: Tsns, steered: Steer
     tsns.up("web")
     tsns.up("app")
     app, web = f"{address(tsns, 'app')}:{PORT}", f"{address(tsns, 'web')}:{PORT}"
-    with serving(tsns, "web"), serving(tsns, "app"):
+    with tsns.serving("web", SERVER), tsns.serving("app", SERVER):
         assert reached(tsns, "app", web) == [web]
         # Only in the eyes of web: app itself would log in again.
         steered.do(lambda lab: lab.control.send("web", expired_message(lab.tailnet.find("app").id)))

@@ -20,7 +20,7 @@ from tests.machine import PrivateDirectories, patiently
 from tests.netns.anatomy import keeper_of, parent_of, remains, status_of
 from tests.netns.nodes import LabProcess
 from tests.netns.ordinary_user import NO_NAMESPACES, NO_TUN, STRANGER, UID, UserTsns, ordinary_user
-from tests.netns.test_run import DOCKER_CAPABILITIES, FETCH, PAGE, field_of, serving
+from tests.netns.test_run import DOCKER_CAPABILITIES, FETCH, PAGE, SERVER, field_of
 from tsns.netns import landlock
 
 pytestmark = pytest.mark.netns
@@ -178,17 +178,8 @@ done; ls /sys/class/net; cat /etc/resolv.conf"""
 
 
 def test_nothing_but_the_tailnet_can_be_reached(user: UserTsns) -> None:
-    port = user.lab.url.rpartition(":")[2]  # the lab listens on the host's loopback
-    probe = f"""
-import socket
-for address in (("127.0.0.1", {port}), ("192.0.2.1", 80), ("8.8.8.8", 53), ("100.64.99.99", 80)):
-    sock = socket.socket(); sock.settimeout(0.5)
-    try: sock.connect(address); print("reached", address)
-    except OSError as error: print(type(error).__name__)
-print(sorted(name for _, name in socket.if_nameindex()))
-"""
-    lines = user.run(sys.executable, "-c", probe).stdout.splitlines()
-    assert lines == ["ConnectionRefusedError", "OSError", "OSError", "TimeoutError", "['lo', 'tsns0']"]
+    inside = ["ConnectionRefusedError", "OSError", "OSError", "TimeoutError", "['lo', 'tsns0']"]
+    assert user.reach() == inside
 
 
 # --- nodes ---------------------------------------------------------------------------------------------------------
@@ -198,7 +189,7 @@ def test_up_exec_and_down(user: UserTsns) -> None:
     user.up("web")
     user.up("db")
     assert user.json("ls")["nodes"][0]["state"] == "running"
-    with serving(user, "web"):  # on port 80, for which others need a capability
+    with user.serving("web", SERVER):  # on port 80, for which others need a capability
         addresses = user.json("ip", "web")["addresses"]
         for host in ("web", *(f"[{address}]" if ":" in address else address for address in addresses)):
             assert inside(user, "db", sys.executable, "-c", FETCH, f"http://{host}/") == f"{PAGE}\n"

@@ -73,18 +73,6 @@ def router(tsns: Tsns, name: str, *addresses: str) -> None:
 
 
 @contextmanager
-def echoing(tsns: Tsns, name: str) -> Iterator[None]:
-    with tsns.popen("exec", name, "--", sys.executable, "-c", ECHO) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "serves\n"
-        try:
-            yield
-        finally:
-            process.terminate()
-            process.communicate()
-
-
-@contextmanager
 def talking(tsns: Tsns, name: str, address: str) -> Iterator[Callable[[], float]]:
     """A connection that is used all the time; calling what is yielded ends it, and gives its longest silence in seconds."""
     words = tsns.command("exec", name, "--", sys.executable, "-c", TALK, address)
@@ -135,7 +123,7 @@ def test_subnets_are_reached_where_they_are_accepted(steered_tsns: Tsns, steered
     assert status_of(tsns, "open", "gw")["accepted_routes"] == list(SUBNETS)
     assert status_of(tsns, "web", "gw")["accepted_routes"] == []
 
-    with echoing(tsns, "gw"), talking(tsns, "web", tsns.json("ip", "gw")["addresses"][0]) as end:
+    with tsns.serving("gw", ECHO), talking(tsns, "web", tsns.json("ip", "gw")["addresses"][0]) as end:
         engine = tsns.json("status", "web")["pid"]
         done = tsns("set", "web", "--accept-routes")
         assert done.returncode == 0, done.stderr
@@ -155,7 +143,7 @@ def test_a_subnet_moves_to_another_router(steered_tsns: Tsns, steered: SteeredLa
     offer(steered, "first", *SUBNETS)
     tsns.up("web", "--accept-routes")
     assert all(answers(tsns, "web", address) for address in BEHIND)
-    with echoing(tsns, "other"), talking(tsns, "web", "other") as end:
+    with tsns.serving("other", ECHO), talking(tsns, "web", "other") as end:
         offer(steered, "first")
         offer(steered, "second", *SUBNETS)
         wait_for(lambda: status_of(tsns, "web", "second")["accepted_routes"], "the subnet has moved", HEALTHY_S)
@@ -183,7 +171,7 @@ def test_everything_goes_by_the_exit_node_and_by_nothing_else(steered_tsns: Tsns
     listed = tsns.json("exit-node", "list", "web")["exit_nodes"]
     assert {node["name"]: node["selected"] for node in listed} == {"out": True, "spare": False}
 
-    with echoing(tsns, "plain"), talking(tsns, "web", "plain") as end:
+    with tsns.serving("plain", ECHO), talking(tsns, "web", "plain") as end:
         wrong = tsns("set", "web", "--exit-node", "nobody")
         assert wrong.returncode == 1
         assert "there is no peer 'nobody'" in wrong.stderr
