@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from tsns.dns.message import HEADER_BYTES, Code, is_query, read_header
 
@@ -25,6 +25,9 @@ _ONE: Final = b"\0\1"  # question
 _QUESTIONS: Final = slice(4, 6)
 
 
+Asker = TypeVar("Asker")  # whatever the owner needs to answer somebody
+
+
 @dataclass(frozen=True, slots=True)
 class Send:
     """A question for the container's resolver."""
@@ -33,41 +36,41 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Generic[Asker]):
     """What to reply to who asked."""
 
-    asker: int
+    asker: Asker
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
+class Pass(Generic[Asker]):
     """A question for the tailnet's resolver. `denied` is the container's resolver's own answer that there is no such name."""
 
-    asker: int
+    asker: Asker
     query: bytes
     completed: bool  # whether it is a single label, to be completed by search domains
     denied: bytes | None = None
 
 
-Output = Send | Answer | Pass
+Output = Send | Answer[Asker] | Pass[Asker]
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    asker: int
+class _Asked(Generic[Asker]):
+    asker: Asker
     query: bytes
     until: float
 
 
-class SingleLabels:
+class SingleLabels(Generic[Asker]):
     """The questions of one container. `random` gives so many bytes."""
 
     def __init__(self, random: Callable[[int], bytes]) -> None:
         self._random = random
-        self._asked: dict[bytes, _Asked] = {}  # by id, the earliest first
+        self._asked: dict[bytes, _Asked[Asker]] = {}  # by id, the earliest first
 
-    def ask(self, query: bytes, asker: int, now: float) -> list[Output]:
+    def ask(self, query: bytes, asker: Asker, now: float) -> list[Output[Asker]]:
         """A question of the container's."""
         if not is_single_label(query):
             return [Pass(asker, query, completed=False)]
@@ -77,7 +80,7 @@ class SingleLabels:
         self._asked[ident] = _Asked(asker, query, now + PATIENCE_S)
         return [Send(ident + query[_ID_BYTES:])]
 
-    def receive(self, data: bytes) -> list[Output]:
+    def receive(self, data: bytes) -> list[Output[Asker]]:
         """An answer of the container's resolver."""
         if len(data) < HEADER_BYTES or not data[2] & _RESPONSE:
             return []
@@ -90,7 +93,7 @@ class SingleLabels:
             return [Answer(asked.asker, answer)]
         return [Pass(asked.asker, asked.query, completed=True, denied=answer)]
 
-    def tick(self, now: float) -> list[Output]:
+    def tick(self, now: float) -> list[Output[Asker]]:
         """Go on without those that have not been answered."""
         late = [ident for ident, asked in self._asked.items() if asked.until <= now]
         return [Pass(asked.asker, asked.query, completed=True) for asked in map(self._asked.pop, late)]

@@ -21,6 +21,8 @@ from tsns.wg.socket import boot_time
 
 ANSWERS_AT_ONCE: Final = 32
 
+_Asker = tuple[bool, Callable[[bytes], None]]  # whether it asked by TCP, and how it is answered
+
 log = logging.getLogger(__name__)
 
 
@@ -30,10 +32,8 @@ class ContainerNames:
     def __init__(self, names: NameService, resolver: socket.socket | None) -> None:
         self._names = names
         self._resolver = resolver
-        self._labels = SingleLabels(secrets.token_bytes)
+        self._labels: SingleLabels[_Asker] = SingleLabels(secrets.token_bytes)
         self._server = DnsServer(self._ask)
-        self._asked = 0
-        self._replies: dict[int, tuple[bool, Callable[[bytes], None]]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._beginning = asyncio.Lock()  # what has just begun may have to end at once
 
@@ -70,9 +70,7 @@ class ContainerNames:
             return self._names.ask(query, over_tcp, reply)
         if read_header(query) is None:
             return False  # no answer is possible
-        self._asked += 1
-        self._replies[self._asked] = over_tcp, reply
-        self._do(self._labels.ask(query, self._asked, boot_time()))
+        self._do(self._labels.ask(query, (over_tcp, reply), boot_time()))
         return True
 
     def _receive(self) -> None:
@@ -91,13 +89,13 @@ class ContainerNames:
         self._timer = None
         self._do(self._labels.tick(boot_time()))
 
-    def _do(self, outputs: list[Output]) -> None:
+    def _do(self, outputs: list[Output[_Asker]]) -> None:
         for output in outputs:
             match output:
                 case Send(data=data):
                     self._send(data)
-                case Answer(asker=asker, data=data):
-                    self._replies.pop(asker)[1](data)
+                case Answer(asker=(_, reply), data=data):
+                    reply(data)
                 case Pass():
                     self._pass(output)
         due = self._labels.deadline()
@@ -111,8 +109,8 @@ class ContainerNames:
         except OSError as error:  # it goes on when the time is over
             log.debug("the container's resolver: %s", error)
 
-    def _pass(self, question: Pass) -> None:
-        over_tcp, reply = self._replies.pop(question.asker)
+    def _pass(self, question: Pass[_Asker]) -> None:
+        over_tcp, reply = question.asker
         if question.completed:
             answer = self._names.complete(question.query, over_tcp) or question.denied
             if answer is not None:

@@ -20,6 +20,7 @@ from tsns.dns.single_labels import Answer, Output, Pass, Send, SingleLabels
 from tsns.node.watch import Watch
 
 AT_ONCE: Final = 32  # messages in a row before others have their turn
+_Asker = tuple[socket.socket, Any]  # the socket that it asked, and its address
 
 
 class StandIn:
@@ -33,9 +34,7 @@ class StandIn:
         for sock in sockets:
             if sock.type != socket.SOCK_DGRAM:
                 sock.close()
-        self._labels = SingleLabels(secrets.token_bytes)
-        self._askers: dict[int, tuple[socket.socket, Any]] = {}
-        self._asked = 0
+        self._labels: SingleLabels[_Asker] = SingleLabels(secrets.token_bytes)
         for sock in self._served:
             sock.setblocking(False)
             watch.reader(sock.fileno(), partial(self._on_query, sock))
@@ -62,12 +61,10 @@ class StandIn:
                 return
             if read_header(query) is None:
                 continue
-            self._asked += 1
-            self._askers[self._asked] = sock, source
             if self._resolver is None:
-                self._do([Pass(self._asked, query, completed=False)])
+                self._do([Pass((sock, source), query, completed=False)])
             else:
-                self._do(self._labels.ask(query, self._asked, time.monotonic()))
+                self._do(self._labels.ask(query, (sock, source), time.monotonic()))
 
     def _on_answer(self) -> None:
         assert self._resolver is not None  # read from
@@ -81,7 +78,7 @@ class StandIn:
     def _on_time(self) -> None:
         self._do(self._labels.tick(time.monotonic()))
 
-    def _do(self, outputs: list[Output]) -> None:
+    def _do(self, outputs: list[Output[_Asker]]) -> None:
         for output in outputs:
             match output:
                 case Send(data=data):
@@ -97,7 +94,7 @@ class StandIn:
         if due is not None:
             self._watch.at(self._moment, due, self._on_time)
 
-    def _reply(self, asker: int, data: bytes) -> None:
-        sock, source = self._askers.pop(asker)
+    def _reply(self, asker: _Asker, data: bytes) -> None:
+        sock, source = asker
         with contextlib.suppress(OSError):  # who asked has gone
             sock.sendto(data, source)

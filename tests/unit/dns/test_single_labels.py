@@ -28,18 +28,18 @@ def reply(to: bytes, code: str, *addresses: str) -> bytes:
 
 
 @pytest.fixture
-def labels() -> SingleLabels:
+def labels() -> SingleLabels[int]:
     numbers: Iterator[int] = iter(range(1, 1 << 16))
     return SingleLabels(lambda size: next(numbers).to_bytes(size, "big"))
 
 
-def sent(labels: SingleLabels, question: bytes, asker: int = WEB, now: float = NOW) -> bytes:
+def sent(labels: SingleLabels[int], question: bytes, asker: int = WEB, now: float = NOW) -> bytes:
     [output] = labels.ask(question, asker, now)
     assert isinstance(output, Send)
     return output.data
 
 
-def test_a_neighbours_name_is_the_containers_own(labels: SingleLabels) -> None:
+def test_a_neighbours_name_is_the_containers_own(labels: SingleLabels[int]) -> None:
     forwarded = sent(labels, query("db"))
     assert forwarded[2:] == query("db")[2:]
     [answer] = labels.receive(reply(forwarded, "NOERROR", "172.18.0.3"))
@@ -47,20 +47,20 @@ def test_a_neighbours_name_is_the_containers_own(labels: SingleLabels) -> None:
     assert labels.receive(reply(forwarded, "NOERROR", "172.18.0.4")) == []  # once
 
 
-def test_a_neighbour_without_such_an_address_is_not_looked_for_elsewhere(labels: SingleLabels) -> None:
+def test_a_neighbour_without_such_an_address_is_not_looked_for_elsewhere(labels: SingleLabels[int]) -> None:
     forwarded = sent(labels, query("db", "AAAA"))
     assert labels.receive(reply(forwarded, "NOERROR")) == [Answer(WEB, reply(query("db", "AAAA"), "NOERROR"))]
 
 
 @pytest.mark.parametrize("code", ["NXDOMAIN", "SERVFAIL", "REFUSED"])
-def test_whom_the_container_does_not_know_the_tailnet_may(labels: SingleLabels, code: str) -> None:
+def test_whom_the_container_does_not_know_the_tailnet_may(labels: SingleLabels[int], code: str) -> None:
     forwarded = sent(labels, query("peer"))
     assert labels.receive(reply(forwarded, code)) == [
         Pass(WEB, query("peer"), completed=True, denied=reply(query("peer"), code))
     ]
 
 
-def test_a_resolver_that_is_silent_is_not_waited_for(labels: SingleLabels) -> None:
+def test_a_resolver_that_is_silent_is_not_waited_for(labels: SingleLabels[int]) -> None:
     assert labels.deadline() is None
     late = sent(labels, query("peer"))
     sent(labels, query("other"), asker=8, now=NOW + 0.5)
@@ -71,11 +71,11 @@ def test_a_resolver_that_is_silent_is_not_waited_for(labels: SingleLabels) -> No
 
 
 @pytest.mark.parametrize("name", ["peer.example.ts.net", "web.compose", ".", "www.example.com"])
-def test_no_other_name_is_the_containers(labels: SingleLabels, name: str) -> None:
+def test_no_other_name_is_the_containers(labels: SingleLabels[int], name: str) -> None:
     assert labels.ask(query(name), WEB, NOW) == [Pass(WEB, query(name), completed=False)]
 
 
-def test_so_many_are_asked_at_a_time(labels: SingleLabels) -> None:
+def test_so_many_are_asked_at_a_time(labels: SingleLabels[int]) -> None:
     for asker in range(MAX_ASKED):
         sent(labels, query("db"), asker)
     assert labels.ask(query("db"), 999, NOW) == [Pass(999, query("db"), completed=True)]
@@ -89,7 +89,7 @@ def test_what_is_no_query_of_one_label(data: bytes) -> None:
     assert not is_single_label(data)
 
 
-def test_answers_to_nothing_are_nothing(labels: SingleLabels) -> None:
+def test_answers_to_nothing_are_nothing(labels: SingleLabels[int]) -> None:
     forwarded = sent(labels, query("db"))
     assert labels.receive(forwarded) == []  # a question is no answer
     assert labels.receive(b"\0\1\x80") == []
